@@ -1,0 +1,168 @@
+"""COCO's JSON: instances and panoptic-free segments, read and checked once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from maskwise.errors import AnnotationError, MaskError
+from maskwise.files import read_json
+from maskwise.images import image_size
+from maskwise.masks import Mask
+from maskwise.regions import Category, LabelledRegion, RegionSet
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A COCO file in memory, with every record that Maskwise relies on checked.
+
+    Attributes:
+        path: where it was read.
+        content: the parsed JSON, untouched.
+        images: image records by id.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    images: dict[int | str, dict[str, Any]]
+
+    @property
+    def annotations(self) -> list[dict[str, Any]]:
+        """The annotation records, in the file's order."""
+        return self.content["annotations"]
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The classes, in the file's order; none where the file has no 'categories'."""
+        return tuple(Category(c["id"], c["name"]) for c in self.content.get("categories", []))
+
+    def mask(self, annotation: dict[str, Any], image_hw: tuple[int, int]) -> Mask:
+        """The mask of one annotation: its polygons or run lengths, or its box where it has neither.
+
+        Args:
+            annotation: a record of this file.
+            image_hw: the image's height and width, pixels.
+
+        Raises:
+            MaskError: no segmentation and no box, or a malformed or empty one; the message names the annotation.
+        """
+        where = f"{self.path}: annotation id {annotation['id']}"
+        segmentation = annotation.get("segmentation")
+        try:
+            if isinstance(segmentation, dict):
+                mask = Mask.from_rle(segmentation)
+                if mask.image_hw != image_hw:
+                    raise MaskError(f"the mask is {_hw(mask.image_hw)}, the image {_hw(image_hw)}")
+                return mask
+            if segmentation:
+                return Mask.from_polygons(segmentation, image_hw)
+            if "bbox" in annotation:
+                return Mask.from_box(annotation["bbox"], image_hw)
+        except MaskError as error:
+            raise MaskError(f"{where}: {error}") from error
+        raise MaskError(f"{where} has neither 'segmentation' nor 'bbox'")
+
+
+def _hw(size_hw: tuple[int, int]) -> str:
+    return f"{size_hw[0]} high and {size_hw[1]} wide"
+
+
+def read_coco(path: str | os.PathLike[str], *, labelled: bool) -> CocoFile:
+    """Read a COCO file and check the keys that Maskwise relies on.
+
+    Args:
+        path: the JSON file.
+        labelled: whether every annotation must have a known category.
+
+    Raises:
+        AnnotationError: not JSON, not COCO's form, a missing key, a repeated id, or an unknown image or category;
+            the message names the file and the record.
+    """
+    path = Path(path)
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise AnnotationError(f"{path}: is a JSON {type(content).__name__}; a COCO file is an object with 'images' and 'annotations'")
+    needed = {"images": ("id", "file_name"), "annotations": ("id", "image_id"), "categories": ("id", "name")}
+    if not labelled and "categories" not in content:
+        del needed["categories"]
+    for section, keys in needed.items():
+        _check_records(path, content, section, keys)
+    images = {image["id"]: image for image in content["images"]}
+    category_ids = {category["id"] for category in content.get("categories", [])}
+    for annotation in content["annotations"]:
+        if annotation["image_id"] not in images:
+            raise AnnotationError(
+                f"{path}: annotation id {annotation['id']} is of image id {annotation['image_id']}, which is not among 'images'"
+            )
+        if labelled and annotation.get("category_id") not in category_ids:
+            raise AnnotationError(
+                f"{path}: annotation id {annotation['id']} has category_id {annotation.get('category_id')}, which is not among 'categories'"
+            )
+    return CocoFile(path, content, images)
+
+
+def _check_records(path: Path, content: dict[str, Any], section: str, keys: tuple[str, ...]) -> None:
+    records = content.get(section)
+    if not isinstance(records, list):
+        raise AnnotationError(f"{path}: has no list {section!r}; a COCO file needs it")
+    seen = set()
+    for index, record in enumerate(records):
+        for key in keys:
+            if not isinstance(record, dict) or key not in record:
+                raise AnnotationError(f"{path}: {section}[{index}] has no {key!r}")
+        if record["id"] in seen:
+            raise AnnotationError(f"{path}: id {record['id']} stands twice in {section!r}")
+        seen.add(record["id"])
+
+
+def image_path(coco: CocoFile, images_dir: str | os.PathLike[str], image_id: int | str) -> Path:
+    """The file of an image id.
+
+    Raises:
+        AnnotationError: the folder has no such file.
+    """
+    path = Path(images_dir) / coco.images[image_id]["file_name"]
+    if not path.is_file():
+        raise AnnotationError(f"{coco.path}: image id {image_id} is {path.name}, which is not in the folder {images_dir}")
+    return path
+
+
+def regions_from_coco(path: str | os.PathLike[str], images_dir: str | os.PathLike[str]) -> RegionSet:
+    """The labelled regions of a COCO instances file, crowds included and marked, images in the file's order.
+
+    Args:
+        path: the JSON file.
+        images_dir: the folder that its `file_name`s are relative to.
+
+    Raises:
+        AnnotationError: see `read_coco`; also an image id without a file.
+    """
+    coco = read_coco(path, labelled=True)
+    names = {category.id: category.name for category in coco.categories}
+    by_image: dict[int | str, list[dict[str, Any]]] = {image_id: [] for image_id in coco.images}
+    for annotation in coco.annotations:
+        by_image[annotation["image_id"]].append(annotation)
+    regions = []
+    for image_id, annotations in by_image.items():
+        if not annotations:
+            continue
+        file = image_path(coco, images_dir, image_id)
+        record = coco.images[image_id]
+        image_hw = (record["height"], record["width"]) if {"height", "width"} <= record.keys() else image_size(file)
+        for annotation in annotations:
+            read_mask = partial(coco.mask, annotation, image_hw)
+            regions.append(
+                LabelledRegion(
+                    image_path=file,
+                    image_id=image_id,
+                    region_id=annotation["id"],
+                    name=names[annotation["category_id"]],
+                    area=float(annotation["area"]) if "area" in annotation else float(read_mask().area),
+                    crowd=bool(annotation.get("iscrowd", 0)),
+                    read_mask=read_mask,
+                )
+            )
+    return RegionSet(coco.categories, tuple(regions))

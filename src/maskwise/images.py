@@ -1,0 +1,69 @@
+"""Image files to arrays."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from maskwise.errors import ImageError
+
+Pixels = UInt8[np.ndarray, "height width 3"]
+"""An image in memory: RGB, 0 to 255."""
+
+
+def load_image(path: str | os.PathLike[str]) -> Pixels:
+    """Read an image file as RGB, upright.
+
+    The orientation that a camera stored in EXIF is applied, as image viewers and OpenCV do. Grey, palette
+    and CMYK images become RGB; transparency is dropped.
+
+    Raises:
+        ImageError: no such file, not an image, damaged, or too large to be decoded safely.
+    """
+    try:
+        with Image.open(path) as file:
+            return np.array(ImageOps.exif_transpose(file).convert("RGB"))
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such image file") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{path}: is a folder, not an image file") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path}: is not an image that can be read; give a JPEG, PNG, WebP, BMP or TIFF file") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: has too many pixels to be decoded safely ({error}); make it smaller first") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{path}: is damaged or cut short ({error})") from error
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width in pixels of an image file, upright, from its header alone.
+
+    Raises:
+        ImageError: no such file or not an image.
+    """
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            turned = file.getexif().get(0x0112, 1) >= 5
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such image file") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{path}: is not an image that can be read ({error})") from error
+    return (width, height) if turned else (height, width)
+
+
+def check_pixels(image: np.ndarray) -> Pixels:
+    """Check that an array is an image as the predictor takes it.
+
+    Raises:
+        ImageError: not a height x width x 3 array of uint8 with at least one pixel.
+    """
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
+        raise ImageError(
+            f"the image has shape {array.shape} and type {array.dtype}; accepted is height x width x 3, uint8, RGB"
+        )
+    return array

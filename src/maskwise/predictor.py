@@ -1,0 +1,195 @@
+"""The predictor: arrays in, names out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float32
+
+from maskwise.errors import MaskError
+from maskwise.images import Pixels, check_pixels
+from maskwise.masks import Mask
+from maskwise.modelfile import INPUTS, ModelInfo, open_model
+
+if TYPE_CHECKING:
+    import supervision
+
+
+@dataclass(frozen=True)
+class Name:
+    """A class that a region may have, and how probable it is (0 to 1)."""
+
+    name: str
+    category_id: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a region is: the classes from the most probable down."""
+
+    names: tuple[Name, ...]
+
+    @property
+    def name(self) -> str:
+        """The most probable class."""
+        return self.names[0].name
+
+    @property
+    def category_id(self) -> int:
+        """Its number in the model's list of classes."""
+        return self.names[0].category_id
+
+    @property
+    def probability(self) -> float:
+        """Its probability, 0 to 1."""
+        return self.names[0].probability
+
+
+class Predictor:
+    """Names regions of images with one model file.
+
+    Opening takes a moment; keep it and call it often. One predictor may be used by several threads.
+    """
+
+    def __init__(
+        self, model: str | os.PathLike[str] | None = None, *, device: str = "cpu", threads: int | None = None
+    ) -> None:
+        """Open a model.
+
+        Args:
+            model: a model file; the embedded one where left out.
+            device: `cpu` or `cuda`.
+            threads: processor threads; all cores where left out.
+
+        Raises:
+            ModelError: the file or the device cannot be used.
+        """
+        self._session, self.info = open_model(model, threads=threads, device=device)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names it knows, in the order of `probabilities`' columns."""
+        return tuple(category.name for category in self.info.categories)
+
+    def predict(
+        self, image: Pixels, masks: np.ndarray | Sequence[np.ndarray | Mask] | supervision.Detections, *, top: int = 5
+    ) -> list[Prediction]:
+        """Name regions of an image.
+
+        Args:
+            image: height x width x 3, uint8, RGB.
+            masks: N x height x width, nonzero where the region is; or a sequence of such arrays or `Mask`s; or
+                `supervision.Detections` with masks, or with boxes alone.
+            top: how many of the most probable classes each prediction holds.
+
+        Returns:
+            One prediction per mask, in order.
+
+        Raises:
+            ImageError: the image has another shape or type.
+            MaskError: a mask has another size than the image or no pixel set; the message has its index.
+
+        Source:
+            S. Eppel, Classifying a specific image region using convolutional nets with an ROI mask as input,
+            arXiv:1812.00291. There the whole image is read for every region; here the view is the model's choice.
+        """
+        return [self._prediction(row, top) for row in self.probabilities(image, masks)]
+
+    def probabilities(
+        self, image: Pixels, masks: np.ndarray | Sequence[np.ndarray | Mask] | supervision.Detections
+    ) -> Float32[np.ndarray, "regions classes"]:
+        """Calibrated probabilities of every class for every region; arguments and errors as in `predict`."""
+        logits = self._run(image, masks, "logits") / self.info.temperature
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+    def embed(
+        self, image: Pixels, masks: np.ndarray | Sequence[np.ndarray | Mask] | supervision.Detections
+    ) -> Float32[np.ndarray, "regions features"]:
+        """The features that the last layer classifies, per region; arguments and errors as in `predict`."""
+        return self._run(image, masks, "embeddings")
+
+    def label_detections(self, image: Pixels, detections: supervision.Detections) -> supervision.Detections:
+        """The same detections with `class_id`, `confidence` and `data["class_name"]` filled in.
+
+        Args:
+            image: height x width x 3, uint8, RGB.
+            detections: with masks, or with boxes alone.
+
+        Raises:
+            ImageError, MaskError: as in `predict`.
+        """
+        from dataclasses import replace
+
+        predictions = self.predict(image, detections, top=1)
+        return replace(
+            detections,
+            class_id=np.array([p.category_id for p in predictions], dtype=int),
+            confidence=np.array([p.probability for p in predictions], dtype=np.float32),
+            data={**detections.data, "class_name": np.array([p.name for p in predictions], dtype=str)},
+        )
+
+    def _prediction(self, probabilities: np.ndarray, top: int) -> Prediction:
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        categories = self.info.categories
+        return Prediction(tuple(Name(categories[i].name, categories[i].id, float(probabilities[i])) for i in order))
+
+    def _run(self, image: Pixels, masks: object, output: str) -> np.ndarray:
+        image = check_pixels(image)
+        regions = as_masks(masks, image.shape[:2])
+        parts = [self._session.run([output], dict(zip(INPUTS, batch, strict=True)))[0] for batch in self._batches(image, regions)]
+        if not parts:
+            width = {o.name: o.shape for o in self._session.get_outputs()}[output][1]
+            return np.zeros((0, width), dtype=np.float32)
+        return np.concatenate(parts)
+
+    def _batches(self, image: Pixels, regions: Sequence[Mask]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        size = self.info.batch_size
+        for start in range(0, len(regions), size):
+            views = [self.info.view.view(region).render(image, region) for region in regions[start : start + size]]
+            yield np.stack([pixels for pixels, _ in views]), np.stack([coverage for _, coverage in views])
+
+
+def as_masks(masks: object, image_hw: tuple[int, int]) -> list[Mask]:
+    """Masks in any accepted form as `Mask`s of one image.
+
+    Args:
+        masks: see `Predictor.predict`.
+        image_hw: the image's height and width, pixels.
+
+    Raises:
+        MaskError: a mask has another size or no pixel set; the message has its index, from 0.
+    """
+    if hasattr(masks, "xyxy"):
+        if masks.mask is None:
+            return [Mask.from_box((x0, y0, x1 - x0, y1 - y0), image_hw) for x0, y0, x1, y1 in masks.xyxy.tolist()]
+        masks = masks.mask
+    if isinstance(masks, np.ndarray) and masks.ndim != 3:
+        raise MaskError(f"masks have shape {masks.shape}; accepted is N x height x width (for one mask: mask[None])")
+    out = []
+    for index, mask in enumerate(masks):
+        try:
+            mask = mask if isinstance(mask, Mask) else Mask.from_array(np.asarray(mask))
+            check_size(mask, image_hw)
+        except MaskError as error:
+            raise MaskError(f"mask {index}: {error}") from error
+        out.append(mask)
+    return out
+
+
+def check_size(mask: Mask, image_hw: tuple[int, int]) -> None:
+    """Refuse a mask of another size than its image.
+
+    Raises:
+        MaskError: the sizes differ.
+    """
+    if mask.image_hw != tuple(image_hw):
+        raise MaskError(
+            f"the mask is {mask.image_hw[1]} x {mask.image_hw[0]} pixels, the image {image_hw[1]} x {image_hw[0]}"
+            " (width x height); give a mask of the image's size"
+        )

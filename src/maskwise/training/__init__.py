@@ -1,0 +1,1 @@
+"""Making models: the only part of Maskwise that uses torch. Install it with `pip install maskwise[train]`."""

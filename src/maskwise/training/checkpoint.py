@@ -1,0 +1,106 @@
+"""Checkpoints: one safetensors file from which a run goes on, or a model is exported. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from maskwise.errors import ModelError
+from maskwise.files import whole_file
+from maskwise.regions import Category
+from maskwise.training.settings import TrainSettings, settings_from_dict, settings_to_dict
+
+FORMAT = "maskwise-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run at a step.
+
+    Attributes:
+        settings: of the run.
+        categories: the classes, in the order of the logits.
+        step: optimiser steps done.
+        temperature: calibrated at the end of the run; 1 before.
+        record: what is known of the run: counts, versions, seconds.
+        tensors: named `model.X`, `average.X`, `optimiser.PARAMETER.STATE`.
+    """
+
+    settings: TrainSettings
+    categories: tuple[Category, ...]
+    step: int
+    temperature: float
+    record: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under a prefix, without it."""
+        return {name.removeprefix(prefix + "."): t for name, t in self.tensors.items() if name.startswith(prefix + ".")}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to use: averaged where the run averages."""
+        return self.part("average") or self.part("model")
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        about = {
+            "format": FORMAT,
+            "settings": settings_to_dict(self.settings),
+            "categories": [asdict(category) for category in self.categories],
+            "step": self.step,
+            "temperature": self.temperature,
+            "record": self.record,
+        }
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary, metadata={"maskwise": json.dumps(about)})
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        ModelError: no such file, not safetensors, or not a checkpoint of Maskwise.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise ModelError(f"{path}: is not a safetensors file ({error})") from error
+    about = json.loads(metadata.get("maskwise", "{}"))
+    if about.get("format") != FORMAT:
+        raise ModelError(f"{path}: is not a Maskwise checkpoint; a run folder's checkpoint.safetensors or final.safetensors is")
+    return Checkpoint(
+        settings=settings_from_dict(about["settings"], str(path)),
+        categories=tuple(Category(**category) for category in about["categories"]),
+        step=about["step"],
+        temperature=about["temperature"],
+        record=about["record"],
+        tensors=tensors,
+    )
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    """The optimiser's state as tensors named `PARAMETER.STATE`."""
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    return {f"{names[p]}.{key}": value for p, state in optimiser.state.items() for key, value in state.items()}
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put state as `optimiser_tensors` gave it back."""
+    parameters = dict(network.named_parameters())
+    for name, value in tensors.items():
+        parameter, key = name.rsplit(".", 1)
+        device = "cpu" if key == "step" else parameters[parameter].device
+        optimiser.state[parameters[parameter]][key] = value.to(device)

@@ -1,0 +1,208 @@
+"""Training data: regions of several sources as one, and samples drawn from them.
+
+A sample depends on the seed and its number alone, not on what was drawn before. So a resumed run sees what the
+unbroken run would have seen, whatever the number of worker processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from maskwise.coco import regions_from_coco
+from maskwise.errors import SettingsError
+from maskwise.images import Pixels, load_image
+from maskwise.labelmaps import regions_from_label_maps
+from maskwise.regions import Category, LabelledRegion, RegionSet
+from maskwise.training.augment import jitter_colours, jitter_view, sloppy_mask, window_batch, window_view
+from maskwise.training.settings import DataSettings, SourceSettings, TrainSettings, expand
+from maskwise.views import ViewSettings
+
+
+@dataclass(frozen=True)
+class Split:
+    """The regions of all sources, apart by image.
+
+    Attributes:
+        categories: all classes, in order of first mention; ids are the first source's where it has them.
+        train: learned from.
+        holdout: never learned from: for calibration and for choosing.
+    """
+
+    categories: tuple[Category, ...]
+    train: tuple[LabelledRegion, ...]
+    holdout: tuple[LabelledRegion, ...]
+
+
+def read_source(source: SourceSettings, root: Path) -> RegionSet:
+    """The regions of one source, crowds left out, classes ignored and renamed as it says.
+
+    Raises:
+        SettingsError: neither or both of annotations and label_maps.
+        AnnotationError: see `regions_from_coco` and `regions_from_label_maps`.
+    """
+    if bool(source.annotations) == bool(source.label_maps):
+        raise SettingsError(f"source {source.images}: give either annotations or label_maps with classes_file")
+    if source.annotations:
+        regions = regions_from_coco(root / source.annotations, root / source.images)
+    else:
+        regions = regions_from_label_maps(
+            root / source.label_maps, root / source.images, root / source.classes_file, min_area=source.min_area
+        )
+    regions = regions.without(source.ignore).renamed(source.rename)
+    return RegionSet(regions.categories, tuple(r for r in regions.regions if not r.crowd))
+
+
+def read_data(settings: DataSettings) -> Split:
+    """Read every source and hold out a part of its images.
+
+    Raises:
+        SettingsError: no source, or nothing left to learn from.
+        AnnotationError: see `read_source`.
+    """
+    if not settings.sources:
+        raise SettingsError("data.sources is empty; name at least one folder of images with annotations or label maps")
+    root = Path(expand(settings.data_root))
+    sets = [read_source(source, root) for source in settings.sources]
+    train, holdout = [], []
+    for regions in sets:
+        for region in regions.regions:
+            (holdout if _held_out(region.image_path, settings.holdout) else train).append(region)
+    if not train:
+        raise SettingsError("the sources have no region to learn from")
+    return Split(_merge_categories(sets), tuple(train), tuple(holdout))
+
+
+def _held_out(path: Path, fraction: float) -> bool:
+    """By a hash of the file's name: the same on every machine, and unmoved when images are added."""
+    digest = hashlib.sha256(path.name.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < fraction
+
+
+def _merge_categories(sets: list[RegionSet]) -> tuple[Category, ...]:
+    by_name: dict[str, Category] = {}
+    for category in (c for regions in sets for c in regions.categories):
+        if category.name not in by_name:
+            taken = {c.id for c in by_name.values()}
+            free = category.id if category.id not in taken else max(taken) + 1
+            by_name[category.name] = Category(free, category.name)
+    return tuple(by_name.values())
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sample to be made: its number in the run, and the size of its batch's windows (none: the region's own view)."""
+
+    number: int
+    window_hw: tuple[int, int] | None = None
+
+
+class Draws(Sampler[list[Draw]]):
+    """Batches of sample numbers from one step on; of several processes, each takes its share of every batch."""
+
+    def __init__(self, settings: TrainSettings, first_step: int, process: int = 0, processes: int = 1) -> None:
+        self.settings = settings
+        self.first_step = first_step
+        self.process = process
+        self.processes = processes
+
+    def __len__(self) -> int:
+        return self.settings.schedule.steps - self.first_step
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        window, schedule = self.settings.window, self.settings.schedule
+        for step in range(self.first_step, schedule.steps):
+            size_hw, count = None, schedule.batch_size
+            if window.enabled:
+                size_hw, count = window_batch(window, count, np.random.default_rng((schedule.seed, 1, step)))
+            yield [Draw(step * schedule.batch_size + i, size_hw) for i in range(self.process, max(count, self.processes), self.processes)]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views and class indices of several regions; images and masks as `RegionClassifier` takes them."""
+
+    images: UInt8[Tensor, "n h w 3"]
+    masks: UInt8[Tensor, "n h w"]
+    targets: Tensor
+
+
+def collate(samples: list[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
+    """Samples to one batch."""
+    images, masks, targets = zip(*samples, strict=True)
+    return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks)), torch.tensor(targets))
+
+
+@lru_cache(maxsize=16)
+def _recent_image(path: Path) -> Pixels:
+    return load_image(path)
+
+
+class TrainingRegions(Dataset):
+    """Samples drawn at random: class by its weight, then a region of it, then its variations."""
+
+    def __init__(self, split: Split, settings: TrainSettings) -> None:
+        self.settings = settings
+        self.index = {category.name: i for i, category in enumerate(split.categories)}
+        self._by_class: dict[str, list[list[LabelledRegion]]] = {}
+        for name, regions in _grouped(split.train, lambda r: r.name).items():
+            images = _grouped(regions, lambda r: r.image_path).values() if settings.data.image_first else [regions]
+            self._by_class[name] = list(images)
+        counts = np.array([sum(map(len, groups)) for groups in self._by_class.values()], dtype=float)
+        weights = counts**settings.data.class_power
+        self._names = list(self._by_class)
+        self._probabilities = weights / weights.sum()
+
+    def draw(self, rng: np.random.Generator) -> LabelledRegion:
+        """A region at random."""
+        groups = self._by_class[self._names[rng.choice(len(self._names), p=self._probabilities)]]
+        group = groups[rng.integers(len(groups))]
+        return group[rng.integers(len(group))]
+
+    def __getitem__(self, draw: Draw) -> tuple[np.ndarray, np.ndarray, int]:
+        rng = np.random.default_rng((self.settings.schedule.seed, 0, draw.number))
+        region = self.draw(rng)
+        augment = self.settings.augment
+        mask = sloppy_mask(region.read_mask(), augment, rng)
+        if draw.window_hw is None:
+            view = self.settings.view.view(mask)
+        else:
+            view = window_view(mask, draw.window_hw, rng)
+        view = jitter_view(view, augment, rng) if draw.window_hw is None else view
+        pixels, coverage = view.render(_recent_image(region.image_path), mask)
+        return jitter_colours(pixels, augment, rng), coverage, self.index[region.name]
+
+
+class PlainRegions(Dataset):
+    """Given regions as prediction would see them, in order."""
+
+    def __init__(self, regions: tuple[LabelledRegion, ...], view: ViewSettings, categories: tuple[Category, ...]) -> None:
+        self.regions = regions
+        self.view = view
+        self.index = {category.name: i for i, category in enumerate(categories)}
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
+        region = self.regions[number]
+        mask = region.read_mask()
+        pixels, coverage = self.view.view(mask).render(_recent_image(region.image_path), mask)
+        return pixels, coverage, self.index[region.name]
+
+
+def _grouped(regions, key) -> dict:
+    groups = defaultdict(list)
+    for region in regions:
+        groups[key(region)].append(region)
+    return groups

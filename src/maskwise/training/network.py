@@ -1,0 +1,241 @@
+"""The network: a classifier whose trunk is steered by a mask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+INPUT_SITE = "input"
+"""The site before the trunk: the normalised image itself."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in a trunk and how its features are laid out.
+
+    Attributes:
+        name: dotted name of the trunk's module whose output it is, or `input`.
+        channels: of the features.
+        layout: `nchw`, `nhwc`, or `tokens` (batch, prefix + height * width, channels).
+        prefix: leading tokens that have no place in the image (class token, registers).
+        reduction: image pixels per feature, each way.
+    """
+
+    name: str
+    channels: int
+    layout: Literal["nchw", "nhwc", "tokens"] = "nchw"
+    prefix: int = 0
+    reduction: int = 1
+
+    def to_maps(self, features: Tensor, image_hw: tuple[int, int]) -> Float[Tensor, "n c h w"]:
+        """Features as maps, prefix tokens left out."""
+        if self.layout == "nchw":
+            return features
+        if self.layout == "nhwc":
+            return features.permute(0, 3, 1, 2)
+        grid = (image_hw[0] // self.reduction, image_hw[1] // self.reduction)
+        return features[:, self.prefix :].transpose(1, 2).unflatten(2, grid)
+
+    def from_maps(self, maps: Float[Tensor, "n c h w"], features: Tensor) -> Tensor:
+        """Maps back in the features' own layout; prefix tokens are taken from `features`."""
+        if self.layout == "nchw":
+            return maps
+        if self.layout == "nhwc":
+            return maps.permute(0, 2, 3, 1)
+        return torch.cat([features[:, : self.prefix], maps.flatten(2).transpose(1, 2)], dim=1)
+
+
+class SoftAttention(nn.Module):
+    """Learned maps that multiply the features of one site, are added to them, or both.
+
+    Source:
+        S. Eppel, arXiv:1812.00291.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        merge: Literal["multiply", "add", "both"],
+        *,
+        initial: Literal["identity", "add_ones", "default"] = "identity",
+        stride: int = 1,
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.multiply = nn.Conv2d(1, channels, 3, stride, 1) if merge in ("multiply", "both") else None
+        self.add = nn.Conv2d(1, channels, 3, stride, 1) if merge in ("add", "both") else None
+        if initial != "default":
+            _fill(self.multiply, 1.0)
+            _fill(self.add, 1.0 if initial == "add_ones" else 0.0)
+
+    def forward(self, features: Float[Tensor, "n c h w"], mask: Float[Tensor, "n 1 H W"]) -> Float[Tensor, "n c h w"]:
+        """Steer features by a mask (0 to 1, image size)."""
+        if self.stride == 1:
+            mask = _resize(mask, features)
+        if self.multiply is not None:
+            features = features * self.multiply(mask)
+        if self.add is not None:
+            features = features + self.add(mask)
+        return features
+
+
+class HardAttention(nn.Module):
+    """Features times the resized mask itself; nothing is learned."""
+
+    def forward(self, features: Float[Tensor, "n c h w"], mask: Float[Tensor, "n 1 H W"]) -> Float[Tensor, "n c h w"]:
+        """Blank features outside a mask (0 to 1, image size)."""
+        return features * _resize(mask, features)
+
+
+def _fill(convolution: nn.Conv2d | None, bias: float) -> None:
+    if convolution is not None:
+        nn.init.zeros_(convolution.weight)
+        nn.init.constant_(convolution.bias, bias)
+
+
+def _resize(mask: Tensor, features: Tensor) -> Tensor:
+    return F.interpolate(mask, features.shape[-2:], mode="bilinear", align_corners=False).to(features.dtype)
+
+
+class RegionClassifier(nn.Module):
+    """Trunk, attention branch and linear head: an image and a mask in, logits out.
+
+    Takes images and masks as views are rendered (uint8) and normalises them itself, so that there is one form of
+    input from the data loader to the ONNX file.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        *,
+        attention: Sequence[tuple[Site, nn.Module]],
+        features: Site,
+        classes: int,
+        pool: Literal["mean", "mask", "both"] = "mean",
+        dropout: float = 0.0,
+        mean_rgb: Sequence[float],
+        std_rgb: Sequence[float],
+    ) -> None:
+        """Put the parts together; `builder.build_network` makes them from settings.
+
+        Args:
+            trunk: has `forward_features`.
+            attention: sites and what acts there, in the order of the trunk.
+            features: layout of what `forward_features` gives.
+            classes: number of logits.
+            pool: mean of the last features, mean under the mask, or both side by side.
+            dropout: before the head, 0 to 1.
+            mean_rgb: subtracted from pixels of 0 to 255.
+            std_rgb: divides what remains.
+        """
+        super().__init__()
+        self.trunk = trunk
+        self.sites = tuple(site for site, _ in attention)
+        self.branch = nn.ModuleList(module for _, module in attention)
+        self.features = features
+        self.pool = pool
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(features.channels * (2 if pool == "both" else 1), classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("mean_rgb", torch.tensor(mean_rgb, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std_rgb", torch.tensor(std_rgb, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: UInt8[Tensor, "n H W 3"], masks: UInt8[Tensor, "n H W"]) -> Float[Tensor, "n classes"]:
+        """Logits of regions.
+
+        Args:
+            images: RGB, 0 to 255.
+            masks: how much of each pixel the region covers, 0 to 255.
+        """
+        return self.head(self.dropout(self.embed(images, masks)))
+
+    def embed(self, images: UInt8[Tensor, "n H W 3"], masks: UInt8[Tensor, "n H W"]) -> Float[Tensor, "n d"]:
+        """What the head classifies; arguments as in `forward`."""
+        pixels = (images.permute(0, 3, 1, 2).float() - self.mean_rgb) / self.std_rgb
+        mask = masks.unsqueeze(1).float() / 255
+        image_hw = (images.shape[1], images.shape[2])
+        for site, module in zip(self.sites, self.branch, strict=True):
+            if site.name == INPUT_SITE:
+                pixels = module(pixels, mask)
+        with self._steered(mask, image_hw):
+            features = self.features.to_maps(self.trunk.forward_features(pixels), image_hw)
+        return self._pooled(features.float(), mask)
+
+    def _pooled(self, features: Float[Tensor, "n c h w"], mask: Float[Tensor, "n 1 H W"]) -> Float[Tensor, "n d"]:
+        pooled = []
+        if self.pool in ("mean", "both"):
+            pooled.append(features.mean(dim=(2, 3)))
+        if self.pool in ("mask", "both"):
+            # Averaged over areas, not sampled: a region smaller than one feature must still count.
+            step = self.features.reduction
+            weight = F.avg_pool2d(mask, step, ceil_mode=True, count_include_pad=False)
+            pooled.append((features * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=1e-6))
+        return torch.cat(pooled, dim=1)
+
+    @contextmanager
+    def _steered(self, mask: Tensor, image_hw: tuple[int, int]) -> Iterator[None]:
+        """While it lasts, the outputs of the sites' modules are steered by the mask."""
+        with ExitStack() as stack:
+            for site, module in zip(self.sites, self.branch, strict=True):
+                if site.name != INPUT_SITE:
+                    handle = self.trunk.get_submodule(site.name).register_forward_hook(_hook(site, module, mask, image_hw))
+                    stack.callback(handle.remove)
+            yield
+
+
+def _hook(site: Site, module: nn.Module, mask: Tensor, image_hw: tuple[int, int]) -> Callable[..., Tensor]:
+    def steer(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        return site.from_maps(module(site.to_maps(output, image_hw), mask), output)
+
+    return steer
+
+
+def find_sites(trunk: nn.Module, names: Sequence[str], size: int) -> tuple[list[Site], Site]:
+    """Learn the layout of sites, and of the last features, by running a trunk once on a square image.
+
+    Args:
+        trunk: has `forward_features`.
+        names: dotted module names, or `input`.
+        size: side of the image, pixels.
+
+    Returns:
+        The sites in the given order, and the site of the last features.
+
+    Raises:
+        KeyError: the trunk has no module of a name.
+        ValueError: an output is not laid out as features of an image.
+    """
+    outputs: dict[str, Tensor] = {}
+    modules = dict(trunk.named_modules())
+    with ExitStack() as stack:
+        for name in set(names) - {INPUT_SITE}:
+            handle = modules[name].register_forward_hook(lambda _m, _i, out, name=name: outputs.__setitem__(name, out))
+            stack.callback(handle.remove)
+        training = trunk.training
+        trunk.eval()
+        with torch.no_grad():
+            last = trunk.forward_features(torch.zeros(1, 3, size, size))
+        trunk.train(training)
+    sites = [Site(INPUT_SITE, 3) if name == INPUT_SITE else _layout(name, outputs[name], size) for name in names]
+    return sites, _layout("features", last, size)
+
+
+def _layout(name: str, output: Tensor, size: int) -> Site:
+    shape = tuple(output.shape)
+    if len(shape) == 4 and shape[2] == shape[3]:
+        return Site(name, shape[1], "nchw", reduction=math.ceil(size / shape[2]))
+    if len(shape) == 4 and shape[1] == shape[2]:
+        return Site(name, shape[3], "nhwc", reduction=math.ceil(size / shape[1]))
+    if len(shape) == 3:
+        side = math.isqrt(shape[1])
+        return Site(name, shape[2], "tokens", prefix=shape[1] - side * side, reduction=size // side)
+    raise ValueError(f"module {name!r} gives {shape}, which is not features of an image")

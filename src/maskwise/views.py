@@ -1,0 +1,115 @@
+"""Views: which part of the image the network sees of a region, and at what size.
+
+The geometry stands here once; training and prediction both use it and so cannot disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from maskwise.errors import SettingsError
+from maskwise.images import Pixels
+from maskwise.masks import Mask
+
+PADDING_RGB = (124, 116, 104)
+"""What lies outside the image: the mean colour of ImageNet, which normalises to about nothing."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A rectangle of an image, seen at a size.
+
+    Attributes:
+        box_xyxy: left, top, right and bottom pixel edges; may lie outside the image.
+        size_hw: height and width of what is rendered, pixels.
+        flip: mirrored left to right.
+    """
+
+    box_xyxy: tuple[int, int, int, int]
+    size_hw: tuple[int, int]
+    flip: bool = False
+
+    def render(self, image: Pixels, mask: Mask) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+        """What the network sees.
+
+        Args:
+            image: RGB, 0 to 255.
+            mask: the region, of that image.
+
+        Returns:
+            The pixels, and how much of each pixel the region covers (0 none, 255 all).
+        """
+        x0, y0, x1, y1 = self.box_xyxy
+        height, width = image.shape[:2]
+        inside = image[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
+        padding = (max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0))
+        if any(padding):
+            inside = cv2.copyMakeBorder(inside, *padding, cv2.BORDER_CONSTANT, value=PADDING_RGB)
+        coverage = mask.crop(x0, y0, x1, y1).view(np.uint8) * 255
+        pixels, coverage = self._resize(inside), self._resize(coverage)
+        if self.flip:
+            pixels, coverage = pixels[:, ::-1], coverage[:, ::-1]
+        return np.ascontiguousarray(pixels), np.ascontiguousarray(coverage)
+
+    def _resize(self, array: np.ndarray) -> np.ndarray:
+        height, width = self.size_hw
+        if array.shape[:2] == self.size_hw:
+            return array
+        # Averaging over areas is right when shrinking (nothing is skipped) and blocky when enlarging.
+        shrinks = array.shape[0] * array.shape[1] > height * width
+        return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSettings:
+    """How the view of a region is chosen.
+
+    Attributes:
+        kind: `crop`, a square around the region; or `whole`, the whole image at its own size (the published form).
+        size: side of the square that the network sees, pixels (crop only).
+        context: side of the crop over the longer side of the region's box (crop only).
+        min_side: the crop is at least this many image pixels wide (crop only): tiny regions need surroundings most.
+    """
+
+    kind: Literal["crop", "whole"] = "crop"
+    size: int = 224
+    context: float = 2.0
+    min_side: int = 32
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("crop", "whole"):
+            raise SettingsError(f"view kind {self.kind!r}; accepted are 'crop' and 'whole'")
+        if self.size < 1 or self.min_side < 1 or self.context < 1:
+            raise SettingsError(
+                f"view size {self.size}, min_side {self.min_side}, context {self.context}: each must be at least 1"
+            )
+
+    def view(self, mask: Mask) -> View:
+        """The view of a region.
+
+        A crop is as wide as context asks but no wider than the image's longer side, and is moved inwards
+        where it would leave the image: surroundings are worth more than padding.
+        """
+        height, width = mask.image_hw
+        if self.kind == "whole":
+            return View((0, 0, width, height), (height, width))
+        x, y, w, h = mask.box_xywh
+        side = round(min(max(self.context * max(w, h), self.min_side), max(height, width)))
+        x0, y0 = _slide(x, w, side, width), _slide(y, h, side, height)
+        return View((x0, y0, x0 + side, y0 + side), (self.size, self.size))
+
+
+def _slide(start: int, length: int, side: int, limit: int) -> int:
+    """Where a window of `side` begins so that [start, start + length) is central, kept inside [0, limit) if it fits.
+
+    >>> _slide(50, 10, 20, 100), _slide(0, 10, 20, 100), _slide(92, 8, 20, 100), _slide(0, 10, 20, 10)
+    (45, 0, 80, -5)
+    """
+    if side >= limit:
+        return (limit - side) // 2
+    return min(max(start + (length - side) // 2, 0), limit - side)
