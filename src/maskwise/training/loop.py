@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
+import cv2
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -194,10 +195,8 @@ def _steps(run: _Run, log: SummaryWriter) -> None:
         TrainingRegions(run.split, settings),
         batch_sampler=draws,
         collate_fn=collate,
-        num_workers=settings.data.workers,
-        worker_init_fn=_one_thread,
-        persistent_workers=False,
         prefetch_factor=4 if settings.data.workers else None,
+        **_worker_options(settings),
     )
     hidden = not run.accelerator.is_main_process
     progress = tqdm(desc=settings.run.name, unit=" images", initial=run.step * schedule.batch_size, total=schedule.steps * schedule.batch_size, disable=hidden, mininterval=2)
@@ -217,9 +216,17 @@ def _steps(run: _Run, log: SummaryWriter) -> None:
                 run.checkpoint().save(run.folder / CHECKPOINT)
 
 
-def _one_thread(_worker: int) -> None:
-    import cv2
+def _worker_options(settings: TrainSettings) -> dict[str, Any]:
+    # Not forked: OpenCV's thread pool does not survive a fork, and the first resize in the child then hangs.
+    workers = settings.data.workers
+    return {
+        "num_workers": workers,
+        "worker_init_fn": _one_thread,
+        "multiprocessing_context": "forkserver" if workers else None,
+    }
 
+
+def _one_thread(_worker: int) -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
@@ -290,8 +297,7 @@ def logits_of(
         PlainRegions(regions, settings.view, split.categories),
         batch_size=1 if settings.view.kind == "whole" else settings.schedule.batch_size,
         collate_fn=collate,
-        num_workers=settings.data.workers,
-        worker_init_fn=_one_thread,
+        **_worker_options(settings),
     )
     network.eval()
     logits, targets = [], []
