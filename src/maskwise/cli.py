@@ -1,0 +1,75 @@
+"""The command line: finds the verb, reads its flags, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "predict": "name regions of one image",
+    "label": "name every annotation of a COCO file",
+    "evaluate": "measure a model on labelled regions",
+    "train": "train a model on COCO files and label maps",
+    "export": "make a model file of a training checkpoint",
+}
+
+USAGE = """usage: maskwise COMMAND ...
+
+Name what is under a mask.
+
+commands:
+{commands}
+
+  maskwise COMMAND --help    flags and examples of a command
+  maskwise --version
+"""
+
+
+def main() -> None:
+    """Run the command line; exits 0 when done, 1 with one line on an error, 2 on wrong usage."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: list[str]) -> int:
+    """Run one command.
+
+    Args:
+        args: what follows `maskwise`.
+
+    Returns:
+        The exit code; wrong flags exit with 2 at once.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        listing = "\n".join(f"  {verb:<10} {summary}" for verb, summary in COMMANDS.items())
+        print(USAGE.format(commands=listing), end="", file=sys.stdout if args else sys.stderr)
+        return 0 if args else 2
+    if args[0] == "--version":
+        from maskwise import __version__
+
+        print(f"maskwise {__version__}")
+        return 0
+    if args[0] not in COMMANDS:
+        print(f"maskwise: no command {args[0]!r}; the commands are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return _run_command(args[0], args[1:])
+
+
+def _run_command(verb: str, args: list[str]) -> int:
+    from maskwise.errors import MaskwiseError
+
+    try:
+        command = import_module(f"maskwise.commands.{verb}")
+        if hasattr(command, "parse"):
+            parsed = command.parse(args)
+        else:
+            import tyro
+
+            parsed = tyro.cli(command.Command, args=args, prog=f"maskwise {verb}")
+        parsed.run()
+    except MaskwiseError as error:
+        print(f"maskwise {verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"maskwise {verb}: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,1 @@
+"""The commands, one module a verb: a dataclass of flags and what it does."""

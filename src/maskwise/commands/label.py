@@ -1,0 +1,52 @@
+"""`maskwise label`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Name every annotation of a COCO file.
+
+    Writes the same file with category_id, score, top_category_ids and top_scores in every annotation; all else, and the
+    order, stays. A killed run goes on where it was when started again.
+
+    Examples:
+      maskwise label photos segments.json -o named.json
+      maskwise label photos segments.json -o named.json --model my-classes.onnx
+    """
+
+    images: tyro.conf.Positional[Path]
+    """Folder of the images."""
+    segments: tyro.conf.Positional[Path]
+    """COCO file; its annotations may lack categories."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """The COCO file to write."""
+    top: int = 5
+    """How many classes to give per annotation."""
+    engine: Literal["local", "ray"] = "local"
+    """local: this process; ray: Ray Data, on this machine or a cluster."""
+    model: Path | None = None
+    """Model file; the embedded one where left out."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    threads: int | None = None
+    """Processor threads of a model; all cores where left out (with ray: one)."""
+
+    def run(self) -> None:
+        """Label and say how much was done."""
+        from maskwise.coco import read_coco
+        from maskwise.label import label
+        from maskwise.predictor import Predictor
+
+        coco = read_coco(self.segments, labelled=False)
+        threads = self.threads or (1 if self.engine == "ray" else None)
+        predictor_of = partial(Predictor, self.model, device=self.device, threads=threads)
+        named = label(coco, self.images, self.output, predictor_of, top=self.top, engine=self.engine)
+        print(f"{self.output}: {len(coco.annotations)} annotations, {named} named in this run")

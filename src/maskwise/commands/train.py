@@ -1,0 +1,58 @@
+"""`maskwise train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from maskwise.errors import MissingExtraError
+
+try:
+    from maskwise.training.settings import TrainSettings, read_recipe
+except ModuleNotFoundError as error:
+    raise MissingExtraError(f"training needs the package {error.name}: pip install 'maskwise[train]'") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Train a model on COCO files and label maps.
+
+    A recipe (TOML) gives the settings, flags override it. The run folder gets checkpoints, a TensorBoard log, run.json
+    and model.onnx; started again on the same folder, a run goes on from its last checkpoint.
+
+    Examples:
+      maskwise train recipes/first-resnet50.toml -o runs/first
+      maskwise train recipes/first-resnet50.toml -o runs/short --schedule.steps 100
+    """
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    """Run folder; made if missing."""
+    settings: Annotated[TrainSettings, tyro.conf.arg(name="")] = field(default_factory=TrainSettings)
+    """All settings."""
+
+    def run(self) -> None:
+        """Train, export, and say where the model lies."""
+        try:
+            from maskwise.training.export import export_model
+            from maskwise.training.loop import train
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(f"training needs the package {error.name}: pip install 'maskwise[train]'") from error
+        final = train(self.settings, self.output)
+        report = export_model(final, self.output / "model.onnx", self.settings.run.export)
+        print(f"{self.output / 'model.onnx'}: {report.megabytes} MB, {report.storage}; held-out accuracies {report.accuracies}")
+
+
+def parse(args: list[str]) -> Command:
+    """Read the flags; a first argument that is not a flag is a recipe, whose settings are the flags' defaults.
+
+    Raises:
+        SettingsError: the recipe cannot be used.
+    """
+    settings = TrainSettings()
+    if args and not args[0].startswith("-"):
+        settings, args = read_recipe(args[0]), args[1:]
+    default = Command(output=tyro.MISSING, settings=settings)
+    return tyro.cli(Command, args=args, default=default, prog="maskwise train [RECIPE.toml]")

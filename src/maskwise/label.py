@@ -1,0 +1,205 @@
+"""Naming every annotation of a COCO file, without losing anything else in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from maskwise.coco import CocoFile, image_path
+from maskwise.errors import AnnotationError, MaskError, MissingExtraError
+from maskwise.files import write_json
+from maskwise.images import load_image
+from maskwise.predictor import Predictor, check_size
+from maskwise.regions import Category
+
+Answer = dict[str, Any]
+"""What is found for one annotation: names and scores, the most probable first."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image of a COCO file and its annotations' positions in the file."""
+
+    image_id: int | str
+    path: Path
+    positions: tuple[int, ...]
+
+
+def label(
+    coco: CocoFile, images_dir: Path, output: Path, predictor_of: Callable[[], Predictor], *, top: int, engine: str = "local"
+) -> int:
+    """Write the COCO file with every annotation named.
+
+    Finished images are kept beside the output in `OUTPUT.partial`, so that a killed run goes on where it was; the file
+    goes when the output is there.
+
+    Args:
+        coco: the segments; their categories, if any, are not looked at.
+        images_dir: folder of the images.
+        output: the file to write; appears whole.
+        predictor_of: opens the model (in each worker, with the engine `ray`).
+        top: how many classes to give per annotation.
+        engine: `local`, or `ray` (Ray Data, many machines).
+
+    Returns:
+        How many annotations were named in this run, those taken from a former one not counted.
+
+    Raises:
+        AnnotationError: an image id without a file, or a partial file of another run.
+        ImageError, MaskError: an image or a segment that cannot be used; the message names it.
+        MissingExtraError: the engine is not installed.
+    """
+    tasks = _tasks(coco, images_dir)
+    predictor = predictor_of()
+    partial = output.with_name(output.name + ".partial")
+    key = _run_key(coco, predictor, top)
+    done = _read_partial(partial, key)
+    open_tasks = [task for task in tasks if str(task.image_id) not in done]
+    engines = {"local": _local, "ray": _ray}
+    with _appending(partial, key, fresh=not done) as append, tqdm(total=len(tasks), initial=len(done), unit=" images", desc="label") as bar:
+        for task, answers in engines[engine](coco, open_tasks, predictor, predictor_of, top):
+            append(task.image_id, answers)
+            done[str(task.image_id)] = answers
+            bar.update()
+    write_json(output, merged(coco, tasks, done, predictor.info.categories), indent=None)
+    partial.unlink()
+    return sum(len(task.positions) for task in open_tasks)
+
+
+def _tasks(coco: CocoFile, images_dir: Path) -> list[Task]:
+    positions: dict[int | str, list[int]] = {}
+    for position, annotation in enumerate(coco.annotations):
+        positions.setdefault(annotation["image_id"], []).append(position)
+    return [Task(image_id, image_path(coco, images_dir, image_id), tuple(where)) for image_id, where in positions.items()]
+
+
+def answer_task(coco: CocoFile, task: Task, predictor: Predictor, top: int) -> list[Answer]:
+    """Name the annotations of one image.
+
+    Raises:
+        ImageError: the image cannot be read.
+        MaskError: a segment is malformed, empty, or of another size than the image; the message names the annotation.
+    """
+    image = load_image(task.path)
+    masks = []
+    for position in task.positions:
+        annotation = coco.annotations[position]
+        mask = coco.mask(annotation, image.shape[:2])
+        try:
+            check_size(mask, image.shape[:2])
+        except MaskError as error:
+            raise MaskError(f"{coco.path}: annotation id {annotation['id']}: {error}") from error
+        masks.append(mask)
+    predictions = predictor.predict(image, masks, top=top)
+    return [{"top_names": [n.name for n in p.names], "top_scores": [round(n.probability, 6) for n in p.names]} for p in predictions]
+
+
+def _local(
+    coco: CocoFile, tasks: list[Task], predictor: Predictor, _predictor_of: object, top: int
+) -> Iterator[tuple[Task, list[Answer]]]:
+    for task in tasks:
+        yield task, answer_task(coco, task, predictor, top)
+
+
+def _ray(
+    coco: CocoFile, tasks: list[Task], _predictor: object, predictor_of: Callable[[], Predictor], top: int
+) -> Iterator[tuple[Task, list[Answer]]]:
+    """The same through Ray Data: one model a worker, images wherever there is room."""
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("--engine ray needs Ray: pip install 'maskwise[ray]'") from error
+    shared = ray.put(coco)
+
+    class Worker:
+        def __init__(self) -> None:
+            self.predictor = predictor_of()
+            self.coco = ray.get(shared)
+
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            task = tasks[int(row["number"])]
+            return {"number": int(row["number"]), "answers": json.dumps(answer_task(self.coco, task, self.predictor, top))}
+
+    numbers = ray.data.from_items([{"number": i} for i in range(len(tasks))])
+    for row in numbers.map(Worker, concurrency=(1, os.cpu_count() or 1)).iter_rows():
+        yield tasks[int(row["number"])], json.loads(row["answers"])
+
+
+def merged(
+    coco: CocoFile, tasks: Iterable[Task], done: dict[str, list[Answer]], known: tuple[Category, ...]
+) -> dict[str, Any]:
+    """The file's content with names: every field and every order kept, `category_id`, `score` and top-k set.
+
+    Classes keep the ids that the file gives their names; the model's further classes are added to `categories`, under
+    the model's ids where those are free.
+    """
+    categories = [dict(record) for record in coco.content.get("categories", [])]
+    ids = {record["name"]: record["id"] for record in categories}
+    for category in known:
+        if category.name not in ids:
+            taken = set(ids.values())
+            ids[category.name] = category.id if category.id not in taken else max(i for i in taken if isinstance(i, int)) + 1
+            categories.append({"id": ids[category.name], "name": category.name})
+    annotations = list(coco.annotations)
+    for task in tasks:
+        for position, answer in zip(task.positions, done[str(task.image_id)], strict=True):
+            names, scores = answer["top_names"], answer["top_scores"]
+            annotations[position] = {
+                **annotations[position],
+                "category_id": ids[names[0]],
+                "score": scores[0],
+                "top_category_ids": [ids[name] for name in names],
+                "top_scores": scores,
+            }
+    return {**coco.content, "annotations": annotations, "categories": categories}
+
+
+def _run_key(coco: CocoFile, predictor: Predictor, top: int) -> str:
+    """What a partial file must have come from to be gone on with."""
+    digest = hashlib.sha256(coco.path.read_bytes())
+    digest.update(json.dumps([predictor.info.to_metadata(), top]).encode())
+    return digest.hexdigest()
+
+
+def _read_partial(path: Path, key: str) -> dict[str, list[Answer]]:
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").split("\n")
+    if json.loads(lines[0] or "{}").get("key") != key:
+        raise AnnotationError(f"{path}: is left from a run on another file, model or --top; remove it to begin anew")
+    done = {}
+    for line in lines[1:-1]:  # What follows the last line break was cut by the kill.
+        record = json.loads(line)
+        done[str(record["image_id"])] = record["answers"]
+    return done
+
+
+@contextmanager
+def _appending(path: Path, key: str, *, fresh: bool) -> Iterator[Callable[[int | str, list[Answer]], None]]:
+    """Append finished images to the partial file, each line flushed."""
+    if fresh:
+        write_json(path, {"key": key}, indent=None)
+    else:
+        _cut_after_last_line(path)
+    with open(path, "a", encoding="utf-8") as file:
+
+        def append(image_id: int | str, answers: list[Answer]) -> None:
+            file.write(json.dumps({"image_id": image_id, "answers": answers}) + "\n")
+            file.flush()
+
+        yield append
+
+
+def _cut_after_last_line(path: Path) -> None:
+    content = path.read_bytes()
+    with open(path, "rb+") as file:
+        file.truncate(content.rfind(b"\n") + 1)

@@ -1,0 +1,260 @@
+"""From a checkpoint to a model file, refused unless its numbers agree with torch."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import accelerate
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from maskwise.errors import ModelError
+from maskwise.files import whole_file
+from maskwise.modelfile import INPUTS, OUTPUTS, ModelInfo
+from maskwise.training.checkpoint import Checkpoint, load_checkpoint
+from maskwise.training.data import PlainRegions, Split, read_data
+from maskwise.training.loop import fit_temperature, logits_of, network_of
+from maskwise.training.network import RegionClassifier
+
+Storage = Literal["int8", "fp16", "fp32", "auto"]
+OPSET = 18
+TOLERANCE = 1e-3
+"""Largest difference of float32 logits, over their largest size: the two runtimes add in another order."""
+FP16_TOLERANCE = 2e-2
+"""The same where weights are stored in halves (11 bits each)."""
+INT8_COST = 0.005
+"""Accuracy that int8 may lose on the held-out regions to be chosen (half a point)."""
+CALIBRATION_REGIONS = 256
+
+
+class _GraphForm(nn.Module):
+    """The network with both outputs of a model file."""
+
+    def __init__(self, network: RegionClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        embeddings = self.network.embed(images, masks)
+        return self.network.head(embeddings), embeddings
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """How an export went.
+
+    Attributes:
+        storage: how weights are stored: int8, fp16 or fp32.
+        largest_difference: of float32 logits between torch and ONNX Runtime, over their largest size.
+        accuracies: on the held-out regions, by storage, where int8 was tried.
+        megabytes: size of the file.
+    """
+
+    storage: str
+    largest_difference: float
+    accuracies: dict[str, float]
+    megabytes: float
+
+
+def export_model(checkpoint_path: Path, output: Path, storage: Storage = "auto") -> ExportReport:
+    """Write the model file of a checkpoint.
+
+    Args:
+        checkpoint_path: a run's checkpoint.
+        output: the ONNX file to write.
+        storage: of the weights; auto: int8 if it costs under half a point on the held-out regions, else fp16.
+
+    Raises:
+        ModelError: not a checkpoint; or ONNX Runtime's numbers differ from torch's, in which case nothing is written;
+            or the data that int8 is calibrated on are not to be had.
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+    network = network_of(checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "fp32.onnx"
+        _write_graph(network, checkpoint, plain)
+        difference = compare(network, plain, checkpoint, TOLERANCE)
+        chosen, storage, temperature, accuracies = _store(network, plain, checkpoint, storage)
+        info = ModelInfo(
+            name=checkpoint.settings.run.name,
+            categories=checkpoint.categories,
+            view=checkpoint.settings.view,
+            temperature=temperature,
+            batch_size=1 if checkpoint.settings.view.kind == "whole" else 8,
+            training={"step": checkpoint.step, "storage": storage, "holdout_by_storage": accuracies, **checkpoint.record},
+        )
+        model = onnx.load(chosen)
+        onnx.helper.set_model_props(model, info.to_metadata())
+        with whole_file(output) as temporary:
+            onnx.save(model, temporary)
+    return ExportReport(storage, difference, accuracies, round(output.stat().st_size / 1e6, 1))
+
+
+def _write_graph(network: RegionClassifier, checkpoint: Checkpoint, path: Path) -> None:
+    view = checkpoint.settings.view
+    size = view.size if view.kind == "crop" else 224
+    batch = torch.export.Dim("regions", min=1)
+    shape: dict[int, Any] = {0: batch}
+    if view.kind == "whole":
+        shape |= {1: torch.export.Dim("height", min=32), 2: torch.export.Dim("width", min=32)}
+    example = (torch.zeros(2, size, size, 3, dtype=torch.uint8), torch.full((2, size, size), 255, dtype=torch.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The exporter warns of its own deprecations.
+        program = torch.onnx.export(
+            _GraphForm(network).eval(),
+            example,
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            opset_version=OPSET,
+            dynamic_shapes=(shape, shape),
+            dynamo=True,
+            verbose=False,
+        )
+    program.save(str(path), external_data=False)
+
+
+def compare(network: RegionClassifier, path: Path, checkpoint: Checkpoint, tolerance: float) -> float:
+    """Refuse a graph whose logits differ from torch's on random images and masks.
+
+    Args:
+        network: the original.
+        path: the ONNX graph.
+        checkpoint: says which sizes to try.
+        tolerance: largest difference over the largest logit.
+
+    Returns:
+        The difference over the largest logit.
+
+    Raises:
+        ModelError: it is above the tolerance.
+    """
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(0)
+    view = checkpoint.settings.view
+    sizes = [(view.size, view.size)] if view.kind == "crop" else [(224, 224), (256, 320), (288, 160)]
+    worst = 0.0
+    for height, width in sizes:
+        images = generator.integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+        masks = (generator.random((3, height, width)) < 0.3).astype(np.uint8) * 255
+        with torch.no_grad():
+            expected = network(torch.from_numpy(images), torch.from_numpy(masks)).numpy()
+        got = session.run(["logits"], dict(zip(INPUTS, (images, masks), strict=True)))[0]
+        worst = max(worst, float(np.abs(got - expected).max() / np.abs(expected).max()))
+    if not worst <= tolerance:
+        raise ModelError(f"ONNX Runtime's logits differ from torch's by {worst:.2g} of their size, more than {tolerance:g}; nothing was written")
+    return worst
+
+
+def _store(
+    network: RegionClassifier, plain: Path, checkpoint: Checkpoint, storage: Storage
+) -> tuple[Path, str, float, dict[str, float]]:
+    """The graph in its stored form: path, storage, temperature, accuracies on the held-out regions."""
+    if storage == "fp32":
+        return plain, storage, checkpoint.temperature, {}
+    halves = plain.with_name("fp16.onnx")
+    store_in_halves(plain, halves)
+    if storage == "fp16" or (storage == "auto" and checkpoint.settings.view.kind == "whole"):
+        compare(network, halves, checkpoint, FP16_TOLERANCE)
+        return halves, "fp16", checkpoint.temperature, {}
+    split = read_data(checkpoint.settings.data)
+    if not split.holdout:
+        raise ModelError("int8 is calibrated and judged on regions, and this run held none out; choose fp16 or fp32")
+    small = plain.with_name("int8.onnx")
+    quantise(plain, small, split, checkpoint)
+    targets, logits = None, {}
+    for name, path in (("fp16", halves), ("int8", small)):
+        logits[name], targets = graph_logits(path, split, checkpoint)
+    accuracies = {name: round(float((values.argmax(1) == targets).float().mean()), 4) for name, values in logits.items()}
+    chosen = "int8" if storage == "int8" or accuracies["fp16"] - accuracies["int8"] < INT8_COST else "fp16"
+    return {"fp16": halves, "int8": small}[chosen], chosen, fit_temperature(logits[chosen], targets), accuracies
+
+
+def store_in_halves(source: Path, target: Path) -> None:
+    """Store float32 weights as float16, cast back when loaded: half the file, float32 arithmetic."""
+    model = onnx.load(source)
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < 1024:
+            continue
+        name = tensor.name
+        half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), name + "_fp16")
+        tensor.CopyFrom(half)
+        casts.append(onnx.helper.make_node("Cast", [name + "_fp16"], [name], to=onnx.TensorProto.FLOAT))
+    for index, cast in enumerate(casts):
+        graph.node.insert(index, cast)
+    onnx.save(model, target)
+
+
+class _Views:
+    """Views of training regions, one at a time, as ONNX Runtime's calibration reads them."""
+
+    def __init__(self, split: Split, checkpoint: Checkpoint) -> None:
+        order = np.random.default_rng(0).permutation(len(split.train))[:CALIBRATION_REGIONS]
+        regions = tuple(split.train[i] for i in order)
+        self._feeds = self._read(PlainRegions(regions, checkpoint.settings.view, split.categories))
+
+    @staticmethod
+    def _read(regions: PlainRegions) -> Iterator[dict[str, np.ndarray]]:
+        for number in range(len(regions)):
+            pixels, coverage, _ = regions[number]
+            yield dict(zip(INPUTS, (pixels[None], coverage[None]), strict=True))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._feeds, None)
+
+
+def quantise(source: Path, target: Path, split: Split, checkpoint: Checkpoint) -> None:
+    """Write the graph with 8-bit weights (per channel) and activations, calibrated on training regions."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    ready = source.with_name("ready.onnx")
+    quant_pre_process(source, ready, skip_symbolic_shape=True)
+    quantize_static(
+        ready,
+        target,
+        _Views(split, checkpoint),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool"],
+        nodes_to_exclude=_first_and_last(ready),
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+        extra_options={"CalibMovingAverage": True},
+    )
+
+
+def _first_and_last(path: Path) -> list[str]:
+    """Nodes that stay in float: the branch on the mask and the head, which are small and matter most."""
+    graph = onnx.load(path).graph
+    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    kept = []
+    for node in graph.node:
+        shapes = [weights[name] for name in node.input if name in weights]
+        on_mask = node.op_type == "Conv" and any(len(shape) == 4 and shape[1] == 1 for shape in shapes)
+        if on_mask or node.op_type in ("Gemm", "MatMul"):
+            kept.append(node.name)
+    return kept
+
+
+def graph_logits(path: Path, split: Split, checkpoint: Checkpoint) -> tuple[Tensor, Tensor]:
+    """Logits and class indices of the held-out regions under a graph."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    class Graph(nn.Module):
+        def forward(self, images: Tensor, masks: Tensor) -> Tensor:
+            feed = dict(zip(INPUTS, (images.numpy(), masks.numpy()), strict=True))
+            return torch.from_numpy(session.run(["logits"], feed)[0])
+
+    return logits_of(Graph(), split.holdout, split, checkpoint.settings, accelerate.Accelerator(cpu=True))
