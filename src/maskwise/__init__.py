@@ -1,8 +1,8 @@
 """Name what is under a mask.
 
-    from maskwise import Predictor
-    predictor = Predictor()
-    names = predictor.predict(image, masks)
+from maskwise import Predictor
+predictor = Predictor()
+names = predictor.predict(image, masks)
 """
 
 from typing import TYPE_CHECKING, Any

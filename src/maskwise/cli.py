@@ -55,16 +55,15 @@ def run(args: list[str]) -> int:
 
 
 def _run_command(verb: str, args: list[str]) -> int:
+    from functools import partial
+
+    from maskwise.commands import parse_flags
     from maskwise.errors import MaskwiseError
 
     try:
         command = import_module(f"maskwise.commands.{verb}")
-        if hasattr(command, "parse"):
-            parsed = command.parse(args)
-        else:
-            import tyro
-
-            parsed = tyro.cli(command.Command, args=args, prog=f"maskwise {verb}")
+        parse = getattr(command, "parse", None) or partial(parse_flags, command.Command, prog=f"maskwise {verb}")
+        parsed = parse(args)
         parsed.run()
     except MaskwiseError as error:
         print(f"maskwise {verb}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from maskwise.errors import MaskError
 from maskwise.images import Pixels, check_pixels
 from maskwise.masks import Mask
-from maskwise.modelfile import INPUTS, ModelInfo, open_model
+from maskwise.modelfile import INPUTS, open_model
 
 if TYPE_CHECKING:
     import supervision

@@ -1,1 +1,24 @@
-"""The commands, one module a verb: a dataclass of flags and what it does."""
+"""The commands, one module a verb: a dataclass of flags, and `run`, what it does."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def parse_flags(command: type[T], args: list[str], prog: str, default: Any = None) -> T:
+    """Read a command's flags; exits with 2 on wrong ones.
+
+    Args:
+        command: dataclass whose docstring is the help text, examples included.
+        args: what follows the verb.
+        prog: how the help calls the command.
+        default: a command whose values are the flags' defaults, in place of the dataclass's.
+    """
+    import tyro
+
+    # The whole docstring is given: tyro alone would drop its examples as a section of its own.
+    more = {} if default is None else {"default": default}
+    return tyro.cli(command, args=args, prog=prog, description=inspect.getdoc(command), **more)

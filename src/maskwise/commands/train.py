@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from maskwise.commands import parse_flags
 from maskwise.errors import MissingExtraError
 
 try:
@@ -28,7 +29,7 @@ class Command:
       maskwise train recipes/first-resnet50.toml -o runs/short --schedule.steps 100
     """
 
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/model")
     """Run folder; made if missing."""
     settings: Annotated[TrainSettings, tyro.conf.arg(name="")] = field(default_factory=TrainSettings)
     """All settings."""
@@ -54,5 +55,4 @@ def parse(args: list[str]) -> Command:
     settings = TrainSettings()
     if args and not args[0].startswith("-"):
         settings, args = read_recipe(args[0]), args[1:]
-    default = Command(output=tyro.MISSING, settings=settings)
-    return tyro.cli(Command, args=args, default=default, prog="maskwise train [RECIPE.toml]")
+    return parse_flags(Command, args, "maskwise train [RECIPE.toml]", Command(settings=settings))

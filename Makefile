@@ -1,0 +1,56 @@
+# make demo      light install in .venv, then name the regions of the bundled photographs
+# make test      everything the tests need in .venv-test, then lint and all tests
+# make model     train the embedded model by its recipe (about an hour on two cores)
+# make results   measure the embedded model: accuracy on COCO and VOC, speed, memory, install
+# make clean     remove environments and outputs
+
+PYTHON ?= python3
+MASKWISE_DATA ?= ../shared/data
+export MASKWISE_DATA
+
+DEMO := .venv/bin
+TEST := .venv-test/bin
+RESULTS := benchmarks/results
+VOC_NAMES := aeroplane=airplane motorbike=motorcycle sofa=couch pottedplant="potted plant" diningtable="dining table" tvmonitor=tv
+
+.PHONY: demo test model results clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(DEMO)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.venv-test/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-test
+	$(TEST)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+demo: .venv/installed
+	@mkdir -p out
+	@echo "examples/coffee.jpg"
+	@$(DEMO)/maskwise predict examples/coffee.jpg --mask examples/coffee-cup.png --mask examples/coffee-spoon.png \
+		--mask examples/coffee-table.png --overlay out/coffee.png
+	@echo "examples/cat.jpg"
+	@$(DEMO)/maskwise predict examples/cat.jpg --mask examples/cat-cat.png --overlay out/cat.png
+	@echo "pictures: out/coffee.png out/cat.png"
+
+test: .venv-test/installed
+	$(TEST)/ruff check .
+	$(TEST)/ruff format --check .
+	$(TEST)/python -m pytest
+
+model: .venv-test/installed
+	$(TEST)/maskwise train recipes/first-resnet50.toml -o runs/first-resnet50
+	cp runs/first-resnet50/model.onnx src/maskwise/models/default.onnx
+	cp runs/first-resnet50/run.json src/maskwise/models/default.json
+
+results: .venv/installed
+	$(DEMO)/maskwise evaluate $(MASKWISE_DATA)/coco/val2017 $(MASKWISE_DATA)/coco/annotations/instances_val2017.json \
+		-o $(RESULTS)/coco-val2017
+	$(DEMO)/maskwise evaluate $(MASKWISE_DATA)/voc2012/val/images --label-maps $(MASKWISE_DATA)/voc2012/val/labels \
+		--classes $(MASKWISE_DATA)/voc2012/classes.txt --ignore background --rename $(VOC_NAMES) --min-area 300 \
+		-o $(RESULTS)/voc2012-val
+	$(DEMO)/python benchmarks/light.py -o $(RESULTS)/light.json
+
+clean:
+	rm -rf .venv .venv-test out build

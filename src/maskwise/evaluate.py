@@ -1,0 +1,287 @@
+"""How good a model is on labelled regions."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int
+from sklearn.metrics import confusion_matrix
+from tqdm import tqdm
+
+from maskwise.errors import AnnotationError, MaskError
+from maskwise.images import load_image
+from maskwise.masks import Mask
+from maskwise.metrics import (
+    bootstrap_intervals,
+    calibration_error,
+    macro_accuracy,
+    micro_accuracy,
+    size_bins,
+    top_k_accuracy,
+    wilson_interval,
+)
+from maskwise.predictor import Predictor, check_size
+from maskwise.regions import LabelledRegion, RegionSet
+
+PUBLISHED_BOUNDS = (1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 256_000, 500_000, 1_000_000)
+"""Upper bounds of the published size bins, pixels of the mask."""
+PUBLISHED_BINS = (*map(str, PUBLISHED_BOUNDS), "above")
+COCO_BOUNDS = (32**2, 96**2)
+"""COCO's sizes go by the area that the annotations state, pixels."""
+COCO_SIZES = ("small", "medium", "large")
+PROTOCOLS = {"eppel_n2": 2, "eppel_n10": 10}
+"""Images per class of the published protocols."""
+LISTED_CONFUSIONS = 30
+PREDICTION_COLUMNS = ("image_id", "region_id", "true", "predicted", "probability", "area", "crowd")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        report: the numbers, ready for JSON; accuracies are 0 to 1, None where there is no region.
+        predictions: a row per region, crowds included; see `PREDICTION_COLUMNS`.
+        classes: the model's names, in its order.
+        confusion: how many regions of the class of a row got the name of a column; crowds left out.
+    """
+
+    report: dict[str, Any]
+    predictions: list[list[Any]]
+    classes: tuple[str, ...]
+    confusion: Int[np.ndarray, "classes classes"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model said of regions whose classes it knows, one row a region, in the set's order.
+
+    Attributes:
+        regions: the regions.
+        probabilities: of every class of the model.
+        targets: class index of the true name.
+        images: number of the region's image, rising.
+        pixels: pixels of the mask.
+    """
+
+    regions: tuple[LabelledRegion, ...]
+    probabilities: Float32[np.ndarray, "regions classes"]
+    targets: Int[np.ndarray, " regions"]
+    images: Int[np.ndarray, " regions"]
+    pixels: Int[np.ndarray, " regions"]
+
+    @property
+    def predicted(self) -> Int[np.ndarray, " regions"]:
+        """Class index of the most probable name."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """Pixels, as the annotations state them."""
+        return np.array([region.area for region in self.regions], dtype=float)
+
+    @property
+    def crowds(self) -> Bool[np.ndarray, " regions"]:
+        """Which regions mark many objects at once."""
+        return np.array([region.crowd for region in self.regions], dtype=bool)
+
+    def only(self, chosen: Bool[np.ndarray, " regions"]) -> Answers:
+        """The chosen rows."""
+        return Answers(
+            tuple(self.regions[i] for i in np.flatnonzero(chosen)),
+            self.probabilities[chosen],
+            self.targets[chosen],
+            self.images[chosen],
+            self.pixels[chosen],
+        )
+
+
+def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "") -> Evaluation:
+    """Measure a model on labelled regions.
+
+    Classes are matched by name; regions of classes that the model does not know are counted and left out. Crowds are
+    left out too, except in the published protocols, which have them.
+
+    Args:
+        predictor: the model.
+        regions: what to measure on; those of an image are named together.
+        data: what the report calls the regions.
+
+    Raises:
+        AnnotationError: no region is left, or a mask has another size than its image; the message names the region.
+        ImageError, MaskError: an image or a mask that cannot be used; the message names it.
+    """
+    start = time.perf_counter()
+    known, unknown = _known_regions(predictor.classes, regions)
+    answers = _ask(predictor, known)
+    counted = answers.only(~answers.crowds)
+    classes = predictor.classes
+    confusion = confusion_matrix(counted.targets, counted.predicted, labels=np.arange(len(classes)))
+    report = {
+        "model": predictor.info.name,
+        "data": data,
+        **_headline(counted),
+        "by_size": _by_size(counted),
+        "per_class": _per_class(confusion, classes),
+        "confusions": _confusions(confusion, classes),
+        "protocols": {name: _protocol(answers, count) for name, count in PROTOCOLS.items()},
+        "unknown_classes": unknown,
+        "crowds": int(answers.crowds.sum()),
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+    return Evaluation(report, _prediction_rows(answers, classes), classes, confusion)
+
+
+def _known_regions(classes: Sequence[str], regions: RegionSet) -> tuple[RegionSet, dict[str, int]]:
+    """The regions of classes that the model knows, and how many others (crowds not counted) there are by class."""
+    known = replace(regions, regions=tuple(r for r in regions.regions if r.name in set(classes)))
+    if all(region.crowd for region in known.regions):
+        raise AnnotationError(
+            f"none of the {len(regions.regions)} regions can be evaluated: without crowds, none has a class that the model"
+            f" knows; the regions' classes are {', '.join(c.name for c in regions.categories) or 'none'};"
+            f" the model's are {', '.join(classes)}; rename classes to the model's names"
+        )
+    return known, dict(Counter(r.name for r in regions.regions if r.name not in set(classes) and not r.crowd))
+
+
+def _ask(predictor: Predictor, regions: RegionSet) -> Answers:
+    """Let the model name all regions, image by image."""
+    index = {name: i for i, name in reversed(list(enumerate(predictor.classes)))}
+    by_image = list(regions.by_image())
+    rows, pixels = [], []
+    for path, of_image in tqdm(by_image, unit=" images", desc="evaluate"):
+        image = load_image(path)
+        masks = [_mask(region, image.shape[:2]) for region in of_image]
+        rows.append(predictor.probabilities(image, masks))
+        pixels += [mask.area for mask in masks]
+    return Answers(
+        regions.regions,
+        np.concatenate(rows),
+        np.array([index[region.name] for region in regions.regions]),
+        np.repeat(np.arange(len(by_image)), [len(of_image) for _, of_image in by_image]),
+        np.array(pixels),
+    )
+
+
+def _mask(region: LabelledRegion, image_hw: tuple[int, int]) -> Mask:
+    mask = region.read_mask()
+    try:
+        check_size(mask, image_hw)
+    except MaskError as error:
+        raise AnnotationError(
+            f"annotation id {region.region_id} of image {region.image_path.name} (id {region.image_id}): {error}"
+        ) from error
+    return mask
+
+
+def _headline(answers: Answers) -> dict[str, Any]:
+    predicted, targets = answers.predicted, answers.targets
+    micro_ci95, macro_ci95 = bootstrap_intervals(predicted, targets, answers.images)
+    return {
+        "regions": len(targets),
+        "images": len(np.unique(answers.images)),
+        "micro": micro_accuracy(predicted, targets),
+        "micro_ci95": list(micro_ci95),
+        "macro": macro_accuracy(predicted, targets),
+        "macro_ci95": list(macro_ci95),
+        "top5": top_k_accuracy(answers.probabilities, targets),
+        "ece": calibration_error(answers.probabilities, targets),
+    }
+
+
+def _by_size(answers: Answers) -> dict[str, Any]:
+    coco = size_bins(answers.areas, COCO_BOUNDS)
+    published = size_bins(answers.pixels, PUBLISHED_BOUNDS)
+    return {
+        "coco": {name: _bin(answers.only(coco == i)) for i, name in enumerate(COCO_SIZES)},
+        "published": {name: _bin(answers.only(published == i)) for i, name in enumerate(PUBLISHED_BINS)},
+    }
+
+
+def _bin(answers: Answers) -> dict[str, Any]:
+    micro, macro = _accuracies(answers)
+    right = int((answers.predicted == answers.targets).sum())
+    total = len(answers.targets)
+    return {"regions": total, "micro": micro, "micro_ci95": list(wilson_interval(right, total)), "macro": macro}
+
+
+def _accuracies(answers: Answers) -> tuple[float, float] | tuple[None, None]:
+    """Micro and macro accuracy; None for both where there is no region."""
+    if not len(answers.targets):
+        return None, None
+    return micro_accuracy(answers.predicted, answers.targets), macro_accuracy(answers.predicted, answers.targets)
+
+
+def _per_class(confusion: Int[np.ndarray, "classes classes"], classes: Sequence[str]) -> dict[str, Any]:
+    """Of each class that has regions: how many, how many named rightly, and the wrong name that it gets most."""
+    found = {}
+    for index, row in enumerate(confusion):
+        total, right = int(row.sum()), int(row[index])
+        if not total:
+            continue
+        wrong = np.where(np.arange(len(row)) == index, 0, row)
+        found[classes[index]] = {
+            "regions": total,
+            "accuracy": right / total,
+            "ci95": list(wilson_interval(right, total)),
+            "most_confused_with": classes[wrong.argmax()] if wrong.any() else None,
+        }
+    return found
+
+
+def _confusions(confusion: Int[np.ndarray, "classes classes"], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The most frequent pairs of a true and a wrong name, the most frequent first."""
+    wrong = confusion * ~np.eye(len(classes), dtype=bool)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED_CONFUSIONS]
+    pairs = np.transpose(np.unravel_index(order, wrong.shape)).tolist()
+    return [
+        {"true": classes[true], "predicted": classes[predicted], "count": int(wrong[true, predicted])}
+        for true, predicted in pairs
+        if wrong[true, predicted]
+    ]
+
+
+def _protocol(answers: Answers, images_per_class: int) -> dict[str, Any]:
+    """A published protocol: of each class the first images that have it, every annotation of it there, crowds included.
+
+    Source:
+        S. Eppel, Classifying a specific image region using convolutional nets with an ROI mask as input,
+        arXiv:1812.00291, and the evaluation scripts published with it. Those go through files of their own order; here
+        the order is the annotations'.
+    """
+    chosen = answers.only(_first_images(answers.targets, answers.images, images_per_class))
+    bins = size_bins(chosen.pixels, PUBLISHED_BOUNDS)
+    return {
+        "images_per_class": images_per_class,
+        "classes": len(np.unique(chosen.targets)),
+        **_protocol_bin(chosen),
+        "by_size": {name: _protocol_bin(chosen.only(bins == i)) for i, name in enumerate(PUBLISHED_BINS)},
+    }
+
+
+def _protocol_bin(answers: Answers) -> dict[str, Any]:
+    overall, mean_of_class = _accuracies(answers)
+    return {"regions": len(answers.targets), "mean_of_class": mean_of_class, "overall": overall}
+
+
+def _first_images(
+    targets: Int[np.ndarray, " regions"], images: Int[np.ndarray, " regions"], images_per_class: int
+) -> Bool[np.ndarray, " regions"]:
+    """Which regions lie in one of the first images that have their class; image numbers rise with the set's order."""
+    chosen = np.zeros(len(targets), dtype=bool)
+    for target in np.unique(targets):
+        of_class = targets == target
+        chosen |= of_class & np.isin(images, np.unique(images[of_class])[:images_per_class])
+    return chosen
+
+
+def _prediction_rows(answers: Answers, classes: Sequence[str]) -> list[list[Any]]:
+    return [
+        [region.image_id, region.region_id, region.name, classes[best], round(float(row[best]), 4), region.area, region.crowd]
+        for region, best, row in zip(answers.regions, answers.predicted, answers.probabilities, strict=True)
+    ]

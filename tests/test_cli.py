@@ -1,0 +1,170 @@
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_model import tiny_checkpoint, tiny_model
+
+from maskwise import cli
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    generator = np.random.default_rng(0)
+    Image.fromarray(generator.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    mask = np.zeros((60, 80), dtype=np.uint8)
+    mask[10:30, 20:50] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return tmp_path / "photo.png"
+
+
+def fails(args, capsys, *texts):
+    """Run; exit code 1, and one line on stderr that has the texts."""
+    assert cli.run([str(arg) for arg in args]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    for text in texts:
+        assert text in captured.err
+    return captured
+
+
+def test_predict_prints_a_table_and_writes_json_and_picture(photo, model, tmp_path, capsys):
+    args = ["predict", photo, "--mask", tmp_path / "mask.png", "--box", "1,2,30,20", "--polygon", "5,5,40,5,20,50"]
+    args += ["--json", tmp_path / "out.json", "--overlay", tmp_path / "out.png", "--model", model]
+    assert cli.run([str(arg) for arg in args]) == 0
+    record = json.loads((tmp_path / "out.json").read_text())
+    table = capsys.readouterr().out
+    assert [region["region"] for region in record["regions"]] == ["mask.png", "box 1,2,30,20", "polygon 1"]
+    for region in record["regions"]:
+        assert region["names"][0]["name"] in table
+        assert len(region["names"]) == 3
+    assert record["regions"][0]["bbox"] == [20, 10, 30, 20]
+    overlay = np.array(Image.open(tmp_path / "out.png"))
+    assert overlay.shape == (60, 80, 3)
+    assert (overlay != np.array(Image.open(photo))).any()
+
+
+def test_mask_may_be_repeated(photo, model, tmp_path, capsys):
+    mask = str(tmp_path / "mask.png")
+    assert cli.run(["predict", str(photo), "--mask", mask, "--mask", mask, "--model", str(model)]) == 0
+    assert capsys.readouterr().out.count("mask.png") == 2
+
+
+def test_predict_reads_the_segments_of_its_image(photo, model, tmp_path, capsys):
+    segments = {
+        "images": [{"id": 1, "file_name": "other.png"}, {"id": 2, "file_name": "photo.png"}],
+        "annotations": [{"id": 5, "image_id": 1, "bbox": [0, 0, 5, 5]}, {"id": 6, "image_id": 2, "bbox": [4, 4, 20, 20]}],
+    }
+    (tmp_path / "s.json").write_text(json.dumps(segments))
+    assert cli.run(["predict", str(photo), "--segments", str(tmp_path / "s.json"), "--model", str(model)]) == 0
+    table = capsys.readouterr().out
+    assert "segment 6" in table
+    assert "segment 5" not in table
+
+
+def test_a_missing_file_is_named(tmp_path, capsys):
+    fails(["predict", tmp_path / "none.jpg", "--box", "0,0,5,5"], capsys, "none.jpg: no such image file")
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path, capsys):
+    (tmp_path / "a.jpg").write_text("hello")
+    fails(["predict", tmp_path / "a.jpg", "--box", "0,0,5,5"], capsys, "a.jpg: is not an image", "give a JPEG")
+
+
+def test_an_image_cut_short_is_named(photo, tmp_path, capsys):
+    Image.open(photo).save(tmp_path / "whole.jpg")
+    content = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    fails(["predict", tmp_path / "cut.jpg", "--box", "0,0,5,5"], capsys, "cut.jpg: is damaged or cut short")
+
+
+def test_a_mask_of_another_size_is_named(photo, tmp_path, capsys):
+    Image.fromarray(np.full((10, 10), 255, np.uint8)).save(tmp_path / "m.png")
+    args = ["predict", photo, "--mask", tmp_path / "m.png", "--overlay", tmp_path / "o.png"]
+    fails(args, capsys, "m.png: the mask is 10 x 10 pixels, the image 80 x 60", "give a mask of the image's size")
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_an_empty_mask_is_named(photo, tmp_path, capsys):
+    Image.fromarray(np.zeros((60, 80), np.uint8)).save(tmp_path / "m.png")
+    fails(["predict", photo, "--mask", tmp_path / "m.png"], capsys, "m.png: the mask is empty")
+
+
+def test_a_missing_key_is_named(photo, tmp_path, capsys):
+    (tmp_path / "s.json").write_text('{"images": [{"id": 1, "file_name": "photo.png"}], "annotations": [{"id": 3}]}')
+    fails(["predict", photo, "--segments", tmp_path / "s.json"], capsys, "s.json: annotations[0] has no 'image_id'")
+
+
+def test_a_model_of_another_kind_is_named(photo, tmp_path, capsys):
+    (tmp_path / "m.onnx").write_bytes(b"nothing")
+    fails(["predict", photo, "--box", "0,0,5,5", "--model", tmp_path / "m.onnx"], capsys, "m.onnx: ONNX Runtime cannot load it")
+
+
+def test_an_output_in_a_missing_folder_is_refused(photo, model, tmp_path, capsys):
+    args = ["predict", photo, "--box", "0,0,5,5", "--model", model, "--json", tmp_path / "no" / "o.json"]
+    fails(args, capsys, "o.json: cannot write there")
+
+
+@pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", "500,0,5,5", "0,0,0,5"])
+def test_an_impossible_box_is_refused(photo, capsys, box):
+    fails(["predict", photo, "--box", box], capsys, box.split(",")[0])
+
+
+def test_label_writes_the_named_file(photo, model, tmp_path, capsys):
+    segments = {"images": [{"id": 2, "file_name": "photo.png"}], "annotations": [{"id": 6, "image_id": 2, "bbox": [4, 4, 20, 20]}]}
+    (tmp_path / "s.json").write_text(json.dumps(segments))
+    args = ["label", tmp_path, tmp_path / "s.json", "-o", tmp_path / "out.json", "--model", model]
+    assert cli.run([str(arg) for arg in args]) == 0
+    assert "1 annotations" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out.json").read_text())["annotations"][0]["score"] > 0
+
+
+def test_export_writes_a_model_file(tmp_path, capsys):
+    checkpoint = tiny_checkpoint(tmp_path / "c.safetensors")
+    assert cli.run(["export", str(checkpoint), "-o", str(tmp_path / "m.onnx"), "--storage", "fp16"]) == 0
+    assert "fp16" in capsys.readouterr().out
+
+
+def test_a_recipe_with_an_unknown_setting_is_refused(tmp_path, capsys):
+    (tmp_path / "r.toml").write_text("[schedule]\nstepz = 3\n")
+    fails(["train", tmp_path / "r.toml", "-o", tmp_path / "run"], capsys, "r.toml", "stepz")
+
+
+@pytest.mark.parametrize("args", [[], ["nonsense"], ["predict"], ["predict", "x.png"], ["label", "--nothing"]])
+def test_wrong_usage_exits_with_2(args, capsys):
+    try:
+        code = cli.run(args)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", cli.COMMANDS)
+def test_help_has_examples(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.run([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"maskwise {verb} " in capsys.readouterr().out.split("Examples:")[1]
+
+
+def test_help_lists_every_command_at_once():
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", "from maskwise.cli import main; import sys; sys.argv[1:] = ['--help']; main()"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.monotonic() - started < 2
+    for verb in cli.COMMANDS:
+        assert verb in done.stdout

@@ -1,0 +1,111 @@
+import json
+from functools import partial
+
+import pytest
+from tiny_model import tiny_model
+
+from maskwise import Predictor, label
+from maskwise.coco import read_coco
+from maskwise.errors import AnnotationError, MaskError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def segments(coco_folder):
+    """The tiny data set's file without categories, with fields of other tools."""
+    content = json.loads((coco_folder / "annotations.json").read_text())
+    del content["categories"]
+    content["made_by"] = {"tool": "segmenter", "version": 1.25}
+    for index, annotation in enumerate(content["annotations"]):
+        del annotation["category_id"]
+        annotation["stability_score"] = 0.1 * index
+        annotation["note"] = "größer"
+    content["annotations"].reverse()
+    path = coco_folder / "segments.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def run(segments, model, output, top=2, **more):
+    return label.label(read_coco(segments, labelled=False), segments.parent / "images", output, partial(Predictor, model), top=top, **more)
+
+
+def test_every_annotation_is_named_and_nothing_else_changes(segments, model, tmp_path):
+    before = json.loads(segments.read_text())
+    named = run(segments, model, tmp_path / "out.json")
+    after = json.loads((tmp_path / "out.json").read_text())
+    assert named == len(before["annotations"])
+    known = {category["id"] for category in after.pop("categories")}
+    for old, new in zip(before["annotations"], after["annotations"], strict=True):
+        assert new.pop("category_id") in known
+        assert 0 < new.pop("score") <= 1
+        assert len(new.pop("top_category_ids")) == len(new.pop("top_scores")) == 2
+        assert list(new.items()) == list(old.items())
+    del before["annotations"], after["annotations"]
+    assert after == before
+
+
+def test_classes_keep_the_ids_that_the_file_gives_them(segments, model, tmp_path):
+    content = json.loads(segments.read_text())
+    content["categories"] = [{"id": 7, "name": "cup", "supercategory": "kitchen"}, {"id": 18, "name": "zebra"}]
+    segments.write_text(json.dumps(content))
+    run(segments, model, tmp_path / "out.json")
+    categories = json.loads((tmp_path / "out.json").read_text())["categories"]
+    assert categories[:2] == content["categories"]
+    assert [c["name"] for c in categories] == ["cup", "zebra", "person", "dog"]
+    assert len({c["id"] for c in categories}) == 4
+
+
+def test_killed_run_goes_on_where_it_was(segments, model, tmp_path, monkeypatch):
+    run(segments, model, tmp_path / "whole.json")
+    answer, calls = label.answer_task, []
+
+    def dies_at_third(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return answer(*args)
+
+    monkeypatch.setattr(label, "answer_task", dies_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(segments, model, tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
+    with open(tmp_path / "out.json.partial", "a") as file:
+        file.write('{"image_id": 3, "ans')  # A line cut by the kill.
+    monkeypatch.setattr(label, "answer_task", answer)
+    images = len(json.loads(segments.read_text())["images"])
+    named = run(segments, model, tmp_path / "out.json")
+    assert 0 < named < len(json.loads(segments.read_text())["annotations"])
+    assert images > 2
+    assert (tmp_path / "out.json").read_text() == (tmp_path / "whole.json").read_text()
+    assert not (tmp_path / "out.json.partial").exists()
+
+
+def test_refuses_to_go_on_with_another_run(segments, model, tmp_path):
+    (tmp_path / "out.json.partial").write_text('{"key": "another"}\n')
+    with pytest.raises(AnnotationError, match="another file, model or --top; remove it"):
+        run(segments, model, tmp_path / "out.json")
+
+
+def test_refuses_an_image_id_without_a_file(segments, model, tmp_path):
+    content = json.loads(segments.read_text())
+    content["images"][0]["file_name"] = "gone.jpg"
+    segments.write_text(json.dumps(content))
+    with pytest.raises(AnnotationError, match=r"image id .* is gone\.jpg, which is not in the folder"):
+        run(segments, model, tmp_path / "out.json")
+
+
+def test_names_the_annotation_whose_mask_is_empty(segments, model, tmp_path):
+    content = json.loads(segments.read_text())
+    image = content["images"][0]
+    annotation = next(a for a in content["annotations"] if a["image_id"] == image["id"])
+    size = [image["height"], image["width"]]
+    annotation["segmentation"] = {"size": size, "counts": [size[0] * size[1]]}
+    segments.write_text(json.dumps(content))
+    with pytest.raises(MaskError, match=f"annotation id {annotation['id']}: the mask is empty"):
+        run(segments, model, tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
