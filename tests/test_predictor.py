@@ -107,7 +107,8 @@ def test_refuses_an_image_that_is_not_bytes(predictor, masks):
 def test_refuses_an_onnx_file_of_another_kind(tmp_path):
     import onnx
 
-    graph = onnx.helper.make_graph([], "other", [], [])
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "other", ends[:1], ends[1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ModelError, match="not a Maskwise model"):

@@ -77,7 +77,7 @@ class Predictor:
         return tuple(category.name for category in self.info.categories)
 
     def predict(
-        self, image: Pixels, masks: np.ndarray | Sequence[np.ndarray | Mask] | supervision.Detections, *, top: int = 5
+        self, image: np.ndarray, masks: np.ndarray | Sequence[np.ndarray | Mask] | supervision.Detections, *, top: int = 5
     ) -> list[Prediction]:
         """Name regions of an image.
 
@@ -101,7 +101,7 @@ class Predictor:
         return [self._prediction(row, top) for row in self.probabilities(image, masks)]
 
     def probabilities(
-        self, image: Pixels, masks: np.ndarray | Sequence[np.ndarray | Mask] | supervision.Detections
+        self, image: np.ndarray, masks: np.ndarray | Sequence[np.ndarray | Mask] | supervision.Detections
     ) -> Float32[np.ndarray, "regions classes"]:
         """Calibrated probabilities of every class for every region; arguments and errors as in `predict`."""
         logits = self._run(image, masks, "logits") / self.info.temperature
@@ -109,12 +109,12 @@ class Predictor:
         return exponentials / exponentials.sum(axis=1, keepdims=True)
 
     def embed(
-        self, image: Pixels, masks: np.ndarray | Sequence[np.ndarray | Mask] | supervision.Detections
+        self, image: np.ndarray, masks: np.ndarray | Sequence[np.ndarray | Mask] | supervision.Detections
     ) -> Float32[np.ndarray, "regions features"]:
         """The features that the last layer classifies, per region; arguments and errors as in `predict`."""
         return self._run(image, masks, "embeddings")
 
-    def label_detections(self, image: Pixels, detections: supervision.Detections) -> supervision.Detections:
+    def label_detections(self, image: np.ndarray, detections: supervision.Detections) -> supervision.Detections:
         """The same detections with `class_id`, `confidence` and `data["class_name"]` filled in.
 
         Args:
@@ -139,7 +139,7 @@ class Predictor:
         categories = self.info.categories
         return Prediction(tuple(Name(categories[i].name, categories[i].id, float(probabilities[i])) for i in order))
 
-    def _run(self, image: Pixels, masks: object, output: str) -> np.ndarray:
+    def _run(self, image: np.ndarray, masks: object, output: str) -> np.ndarray:
         image = check_pixels(image)
         regions = as_masks(masks, image.shape[:2])
         parts = [self._session.run([output], dict(zip(INPUTS, batch, strict=True)))[0] for batch in self._batches(image, regions)]
