@@ -142,8 +142,8 @@ def _known_regions(classes: Sequence[str], regions: RegionSet) -> tuple[RegionSe
     known = replace(regions, regions=tuple(r for r in regions.regions if r.name in set(classes)))
     if all(region.crowd for region in known.regions):
         raise AnnotationError(
-            f"none of the {len(regions.regions)} regions can be evaluated: without crowds, none has a class that the model"
-            f" knows; the regions' classes are {', '.join(c.name for c in regions.categories) or 'none'};"
+            f"none of the {len(regions.regions)} regions can be evaluated: without crowds, none has a class that the"
+            f" model knows; the regions' classes are {', '.join(c.name for c in regions.categories) or 'none'};"
             f" the model's are {', '.join(classes)}; rename classes to the model's names"
         )
     return known, dict(Counter(r.name for r in regions.regions if r.name not in set(classes) and not r.crowd))
@@ -281,7 +281,8 @@ def _first_images(
 
 
 def _prediction_rows(answers: Answers, classes: Sequence[str]) -> list[list[Any]]:
+    confidence = answers.probabilities.max(axis=1).astype(float).round(4).tolist()
     return [
-        [region.image_id, region.region_id, region.name, classes[best], round(float(row[best]), 4), region.area, region.crowd]
-        for region, best, row in zip(answers.regions, answers.predicted, answers.probabilities, strict=True)
+        [region.image_id, region.region_id, region.name, classes[best], probability, region.area, region.crowd]
+        for region, best, probability in zip(answers.regions, answers.predicted, confidence, strict=True)
     ]
