@@ -116,4 +116,4 @@ def print_summary(report: dict) -> None:
     console.print(table)
     if report["unknown_classes"]:
         left_out, classes = sum(report["unknown_classes"].values()), len(report["unknown_classes"])
-        console.print(f"left out: {left_out} regions of {classes} classes that the model does not know (see report.md)")
+        print(f"left out: {left_out} regions of {classes} classes that the model does not know (see report.md)")
