@@ -1,6 +1,7 @@
-"""Which context and which pooling suit a frozen trunk: a linear layer on its features, judged on held-out training images.
+"""Which context and pooling suit a frozen trunk: a linear layer on its features, judged on held-out training images.
 
-Run from the repository's root: python benchmarks/frozen_probe.py recipes/first-resnet50.toml -o benchmarks/results/frozen-probe.json
+Run from the repository's root:
+python benchmarks/frozen_probe.py recipes/first-resnet50.toml -o benchmarks/results/frozen-probe.json
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ HOLDOUT = 0.15
 STEPS = 1500
 
 
-def features(regions: tuple[LabelledRegion, ...], split: Split, settings: TrainSettings, view: ViewSettings) -> tuple[Tensor, Tensor]:
+def features(
+    regions: tuple[LabelledRegion, ...], split: Split, settings: TrainSettings, view: ViewSettings
+) -> tuple[Tensor, Tensor]:
     """Mean and mask-weighted mean of the frozen trunk's last features, side by side (N x 2D), and class indices."""
     network = replace(settings.network, pool="both", sites=())
     trunk = build_network(network, classes=len(split.categories), weights=settings.weights).eval()
@@ -87,7 +90,9 @@ def main() -> None:
             found = linear_accuracy((train[0][:, part], train[1]), (test[0][:, part], test[1]), len(split.categories))
             rows.append({"context": context, "pool": pool, **found})
             print(rows[-1], f"{time.monotonic() - started:.0f} s", flush=True)
-    write_json(args.output, {"judged_on": f"{len(split.holdout)} regions of held-out COCO training images", "rows": rows})
+    write_json(
+        args.output, {"judged_on": f"{len(split.holdout)} regions of held-out COCO training images", "rows": rows}
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ REGIONS = 20
 
 
 def install() -> dict[str, float]:
-    """Seconds and megabytes of a fresh virtual environment with Maskwise in it (packages from pip's cache if it has them)."""
+    """Seconds and megabytes of a fresh virtual environment with Maskwise in it (packages from pip's cache, if any)."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
@@ -33,7 +33,7 @@ def install() -> dict[str, float]:
 
 
 def speed(cores: int) -> dict[str, float]:
-    """Regions per second of `Predictor.predict` on a 600 x 400 photograph, median of several rounds, and peak memory."""
+    """Regions per second of `Predictor.predict` on a 600 x 400 photograph, median of several; peak memory."""
     os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:cores]))
     from maskwise import Mask, Predictor, load_image
 
@@ -53,7 +53,13 @@ def speed(cores: int) -> dict[str, float]:
 
 def start_to_answer() -> float:
     """Seconds of a whole `maskwise predict` of one mask, median of several."""
-    command = [str(Path(sys.executable).with_name("maskwise")), "predict", "examples/cat.jpg", "--mask", "examples/cat-cat.png"]
+    command = [
+        str(Path(sys.executable).with_name("maskwise")),
+        "predict",
+        "examples/cat.jpg",
+        "--mask",
+        "examples/cat-cat.png",
+    ]
     seconds = []
     for _ in range(ROUNDS):
         started = time.monotonic()

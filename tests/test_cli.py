@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_model import tiny_checkpoint, tiny_model
 
 from maskwise import cli
+from tiny_model import tiny_checkpoint, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,10 @@ def test_mask_may_be_repeated(photo, model, tmp_path, capsys):
 def test_predict_reads_the_segments_of_its_image(photo, model, tmp_path, capsys):
     segments = {
         "images": [{"id": 1, "file_name": "other.png"}, {"id": 2, "file_name": "photo.png"}],
-        "annotations": [{"id": 5, "image_id": 1, "bbox": [0, 0, 5, 5]}, {"id": 6, "image_id": 2, "bbox": [4, 4, 20, 20]}],
+        "annotations": [
+            {"id": 5, "image_id": 1, "bbox": [0, 0, 5, 5]},
+            {"id": 6, "image_id": 2, "bbox": [4, 4, 20, 20]},
+        ],
     }
     (tmp_path / "s.json").write_text(json.dumps(segments))
     assert cli.run(["predict", str(photo), "--segments", str(tmp_path / "s.json"), "--model", str(model)]) == 0
@@ -106,7 +109,11 @@ def test_a_missing_key_is_named(photo, tmp_path, capsys):
 
 def test_a_model_of_another_kind_is_named(photo, tmp_path, capsys):
     (tmp_path / "m.onnx").write_bytes(b"nothing")
-    fails(["predict", photo, "--box", "0,0,5,5", "--model", tmp_path / "m.onnx"], capsys, "m.onnx: ONNX Runtime cannot load it")
+    fails(
+        ["predict", photo, "--box", "0,0,5,5", "--model", tmp_path / "m.onnx"],
+        capsys,
+        "m.onnx: ONNX Runtime cannot load it",
+    )
 
 
 def test_an_output_in_a_missing_folder_is_refused(photo, model, tmp_path, capsys):
@@ -120,7 +127,10 @@ def test_an_impossible_box_is_refused(photo, capsys, box):
 
 
 def test_label_writes_the_named_file(photo, model, tmp_path, capsys):
-    segments = {"images": [{"id": 2, "file_name": "photo.png"}], "annotations": [{"id": 6, "image_id": 2, "bbox": [4, 4, 20, 20]}]}
+    segments = {
+        "images": [{"id": 2, "file_name": "photo.png"}],
+        "annotations": [{"id": 6, "image_id": 2, "bbox": [4, 4, 20, 20]}],
+    }
     (tmp_path / "s.json").write_text(json.dumps(segments))
     args = ["label", tmp_path, tmp_path / "s.json", "-o", tmp_path / "out.json", "--model", model]
     assert cli.run([str(arg) for arg in args]) == 0

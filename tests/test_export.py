@@ -4,7 +4,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from tiny_model import CATEGORIES, SETTINGS, tiny_checkpoint, tiny_model
 
 from maskwise.errors import ModelError
 from maskwise.modelfile import open_model
@@ -12,6 +11,7 @@ from maskwise.training import export
 from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.loop import network_of
 from maskwise.views import ViewSettings
+from tiny_model import CATEGORIES, SETTINGS, tiny_checkpoint, tiny_model
 
 
 def views(count=5, height=64, width=64):

@@ -1,12 +1,14 @@
 import json
+import subprocess
+import sys
 from functools import partial
 
 import pytest
-from tiny_model import tiny_model
 
 from maskwise import Predictor, label
 from maskwise.coco import read_coco
 from maskwise.errors import AnnotationError, MaskError
+from tiny_model import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,14 @@ def segments(coco_folder):
 
 
 def run(segments, model, output, top=2, **more):
-    return label.label(read_coco(segments, labelled=False), segments.parent / "images", output, partial(Predictor, model), top=top, **more)
+    return label.label(
+        read_coco(segments, labelled=False),
+        segments.parent / "images",
+        output,
+        partial(Predictor, model),
+        top=top,
+        **more,
+    )
 
 
 def test_every_annotation_is_named_and_nothing_else_changes(segments, model, tmp_path):
@@ -109,3 +118,22 @@ def test_names_the_annotation_whose_mask_is_empty(segments, model, tmp_path):
     with pytest.raises(MaskError, match=f"annotation id {annotation['id']}: the mask is empty"):
         run(segments, model, tmp_path / "out.json")
     assert not (tmp_path / "out.json").exists()
+
+
+def test_ray_says_the_same(segments, model, tmp_path):
+    """In a process of its own: Ray leaves threads and warnings behind."""
+    script = """
+import sys
+from functools import partial
+from pathlib import Path
+from maskwise import Predictor
+from maskwise.coco import read_coco
+from maskwise.label import label
+segments, images, model, output, engine = sys.argv[1:]
+predictor_of = partial(Predictor, model, threads=1)
+label(read_coco(segments, labelled=False), Path(images), Path(output), predictor_of, top=2, engine=engine)
+"""
+    for engine in ("local", "ray"):
+        args = [segments, segments.parent / "images", model, tmp_path / f"{engine}.json", engine]
+        subprocess.run([sys.executable, "-c", script, *map(str, args)], check=True, capture_output=True)
+    assert (tmp_path / "ray.json").read_text() == (tmp_path / "local.json").read_text()

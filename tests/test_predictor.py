@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import supervision
-from tiny_model import tiny_model
 
 from maskwise import Mask, Predictor
 from maskwise.errors import ImageError, MaskError, ModelError
 from maskwise.modelfile import open_model
+from tiny_model import tiny_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -58,7 +58,9 @@ def test_temperature_softens_as_the_file_says(predictor, image, masks):
 
 
 def test_predictions_run_from_the_most_probable_down(predictor, image, masks):
-    for prediction, row in zip(predictor.predict(image, masks, top=2), predictor.probabilities(image, masks), strict=True):
+    for prediction, row in zip(
+        predictor.predict(image, masks, top=2), predictor.probabilities(image, masks), strict=True
+    ):
         assert len(prediction.names) == 2
         assert prediction.probability == pytest.approx(row.max())
         assert prediction.name == predictor.classes[row.argmax()]
@@ -84,7 +86,10 @@ def test_detections_come_back_named(predictor, image, masks):
 
 def test_no_mask_gives_no_answer(predictor, image):
     assert predictor.predict(image, np.zeros((0, 90, 120), dtype=bool)) == []
-    assert predictor.embed(image, []).shape == (0, predictor.embed(image, [Mask.from_box((0, 0, 5, 5), (90, 120))]).shape[1])
+    assert predictor.embed(image, []).shape == (
+        0,
+        predictor.embed(image, [Mask.from_box((0, 0, 5, 5), (90, 120))]).shape[1],
+    )
 
 
 def test_refuses_a_mask_of_another_size(predictor, image):
@@ -115,7 +120,9 @@ def test_refuses_an_onnx_file_of_another_kind(tmp_path):
         open_model(tmp_path / "other.onnx")
 
 
-@pytest.mark.parametrize(("name", "text"), [("a.onnx", "cannot load"), ("a.safetensors", "maskwise export"), ("none.onnx", "no such")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.onnx", "cannot load"), ("a.safetensors", "maskwise export"), ("none.onnx", "no such")]
+)
 def test_refuses_a_model_file_of_another_kind(tmp_path, name, text):
     if not name.startswith("none"):
         (tmp_path / name).write_bytes(b"something else")
@@ -123,7 +130,9 @@ def test_refuses_a_model_file_of_another_kind(tmp_path, name, text):
         open_model(tmp_path / name)
 
 
-@pytest.mark.parametrize(("photo", "mask", "name"), [("coffee", "cup", "cup"), ("coffee", "spoon", "spoon"), ("cat", "cat", "cat")])
+@pytest.mark.parametrize(
+    ("photo", "mask", "name"), [("coffee", "cup", "cup"), ("coffee", "spoon", "spoon"), ("cat", "cat", "cat")]
+)
 def test_embedded_model_names_the_bundled_photographs(tmp_path, photo, mask, name):
     """Through the command line, in a process of its own, as a newcomer would."""
     command = [sys.executable, "-c", "from maskwise.cli import main; main()", "predict", str(EXAMPLES / f"{photo}.jpg")]

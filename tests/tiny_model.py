@@ -41,5 +41,7 @@ def tiny_checkpoint(path: Path, settings: TrainSettings = SETTINGS, *, seed: int
 
 def tiny_model(folder: Path, settings: TrainSettings = SETTINGS, *, seed: int = 0) -> Path:
     """Write a checkpoint and its model file; gives the model file."""
-    export_model(tiny_checkpoint(folder / f"tiny-{seed}.safetensors", settings, seed=seed), folder / f"tiny-{seed}.onnx", "fp32")
+    export_model(
+        tiny_checkpoint(folder / f"tiny-{seed}.safetensors", settings, seed=seed), folder / f"tiny-{seed}.onnx", "fp32"
+    )
     return folder / f"tiny-{seed}.onnx"

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Mask", "Name", "Prediction", "Predictor", "__version__", "errors", "load_image"]
 
-_HOMES = {"Mask": "masks", "Name": "predictor", "Prediction": "predictor", "Predictor": "predictor", "load_image": "images"}
+_HOMES = {
+    "Mask": "masks",
+    "Name": "predictor",
+    "Prediction": "predictor",
+    "Predictor": "predictor",
+    "load_image": "images",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -84,7 +84,9 @@ def read_coco(path: str | os.PathLike[str], *, labelled: bool) -> CocoFile:
     path = Path(path)
     content = read_json(path)
     if not isinstance(content, dict):
-        raise AnnotationError(f"{path}: is a JSON {type(content).__name__}; a COCO file is an object with 'images' and 'annotations'")
+        raise AnnotationError(
+            f"{path}: is a JSON {type(content).__name__}; a COCO file is an object with 'images' and 'annotations'"
+        )
     needed = {"images": ("id", "file_name"), "annotations": ("id", "image_id"), "categories": ("id", "name")}
     if not labelled and "categories" not in content:
         del needed["categories"]
@@ -95,11 +97,13 @@ def read_coco(path: str | os.PathLike[str], *, labelled: bool) -> CocoFile:
     for annotation in content["annotations"]:
         if annotation["image_id"] not in images:
             raise AnnotationError(
-                f"{path}: annotation id {annotation['id']} is of image id {annotation['image_id']}, which is not among 'images'"
+                f"{path}: annotation id {annotation['id']} is of image id {annotation['image_id']},"
+                " which is not among 'images'"
             )
         if labelled and annotation.get("category_id") not in category_ids:
             raise AnnotationError(
-                f"{path}: annotation id {annotation['id']} has category_id {annotation.get('category_id')}, which is not among 'categories'"
+                f"{path}: annotation id {annotation['id']} has category_id {annotation.get('category_id')},"
+                " which is not among 'categories'"
             )
     return CocoFile(path, content, images)
 
@@ -126,7 +130,9 @@ def image_path(coco: CocoFile, images_dir: str | os.PathLike[str], image_id: int
     """
     path = Path(images_dir) / coco.images[image_id]["file_name"]
     if not path.is_file():
-        raise AnnotationError(f"{coco.path}: image id {image_id} is {path.name}, which is not in the folder {images_dir}")
+        raise AnnotationError(
+            f"{coco.path}: image id {image_id} is {path.name}, which is not in the folder {images_dir}"
+        )
     return path
 
 
@@ -146,13 +152,13 @@ def regions_from_coco(path: str | os.PathLike[str], images_dir: str | os.PathLik
     for annotation in coco.annotations:
         by_image[annotation["image_id"]].append(annotation)
     regions = []
-    for image_id, annotations in by_image.items():
-        if not annotations:
+    for image_id, records in by_image.items():
+        if not records:
             continue
         file = image_path(coco, images_dir, image_id)
-        record = coco.images[image_id]
-        image_hw = (record["height"], record["width"]) if {"height", "width"} <= record.keys() else image_size(file)
-        for annotation in annotations:
+        image = coco.images[image_id]
+        image_hw = (image["height"], image["width"]) if {"height", "width"} <= image.keys() else image_size(file)
+        for annotation in records:
             read_mask = partial(coco.mask, annotation, image_hw)
             regions.append(
                 LabelledRegion(

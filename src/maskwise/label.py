@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +33,13 @@ class Task:
 
 
 def label(
-    coco: CocoFile, images_dir: Path, output: Path, predictor_of: Callable[[], Predictor], *, top: int, engine: str = "local"
+    coco: CocoFile,
+    images_dir: Path,
+    output: Path,
+    predictor_of: Callable[[], Predictor],
+    *,
+    top: int,
+    engine: str = "local",
 ) -> int:
     """Write the COCO file with every annotation named.
 
@@ -64,7 +69,10 @@ def label(
     done = _read_partial(partial, key)
     open_tasks = [task for task in tasks if str(task.image_id) not in done]
     engines = {"local": _local, "ray": _ray}
-    with _appending(partial, key, fresh=not done) as append, tqdm(total=len(tasks), initial=len(done), unit=" images", desc="label") as bar:
+    with (
+        _appending(partial, key, fresh=not done) as append,
+        tqdm(total=len(tasks), initial=len(done), unit=" images", desc="label") as bar,
+    ):
         for task, answers in engines[engine](coco, open_tasks, predictor, predictor_of, top):
             append(task.image_id, answers)
             done[str(task.image_id)] = answers
@@ -78,7 +86,9 @@ def _tasks(coco: CocoFile, images_dir: Path) -> list[Task]:
     positions: dict[int | str, list[int]] = {}
     for position, annotation in enumerate(coco.annotations):
         positions.setdefault(annotation["image_id"], []).append(position)
-    return [Task(image_id, image_path(coco, images_dir, image_id), tuple(where)) for image_id, where in positions.items()]
+    return [
+        Task(image_id, image_path(coco, images_dir, image_id), tuple(where)) for image_id, where in positions.items()
+    ]
 
 
 def answer_task(coco: CocoFile, task: Task, predictor: Predictor, top: int) -> list[Answer]:
@@ -99,7 +109,10 @@ def answer_task(coco: CocoFile, task: Task, predictor: Predictor, top: int) -> l
             raise MaskError(f"{coco.path}: annotation id {annotation['id']}: {error}") from error
         masks.append(mask)
     predictions = predictor.predict(image, masks, top=top)
-    return [{"top_names": [n.name for n in p.names], "top_scores": [round(n.probability, 6) for n in p.names]} for p in predictions]
+    return [
+        {"top_names": [n.name for n in p.names], "top_scores": [round(n.probability, 6) for n in p.names]}
+        for p in predictions
+    ]
 
 
 def _local(
@@ -118,6 +131,9 @@ def _ray(
         import ray.data
     except ModuleNotFoundError as error:
         raise MissingExtraError("--engine ray needs Ray: pip install 'maskwise[ray]'") from error
+    if not ray.is_initialized():
+        ray.init(logging_level="ERROR", log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     shared = ray.put(coco)
 
     class Worker:
@@ -127,10 +143,14 @@ def _ray(
 
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             task = tasks[int(row["number"])]
-            return {"number": int(row["number"]), "answers": json.dumps(answer_task(self.coco, task, self.predictor, top))}
+            return {
+                "number": int(row["number"]),
+                "answers": json.dumps(answer_task(self.coco, task, self.predictor, top)),
+            }
 
     numbers = ray.data.from_items([{"number": i} for i in range(len(tasks))])
-    for row in numbers.map(Worker, concurrency=(1, os.cpu_count() or 1)).iter_rows():
+    workers = ray.data.ActorPoolStrategy(min_size=1, max_size=max(int(ray.cluster_resources().get("CPU", 1)), 1))
+    for row in numbers.map(Worker, compute=workers).iter_rows():
         yield tasks[int(row["number"])], json.loads(row["answers"])
 
 
@@ -147,7 +167,9 @@ def merged(
     for category in known:
         if category.name not in ids:
             taken = set(ids.values())
-            ids[category.name] = category.id if category.id not in taken else max(i for i in taken if isinstance(i, int)) + 1
+            ids[category.name] = (
+                category.id if category.id not in taken else max(i for i in taken if isinstance(i, int)) + 1
+            )
             categories.append({"id": ids[category.name], "name": category.name})
     annotations = list(coco.annotations)
     for task in tasks:

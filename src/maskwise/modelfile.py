@@ -35,7 +35,7 @@ class ModelInfo:
         view: which view of a region the network sees.
         temperature: logits are divided by this before the softmax, so that probabilities are calibrated.
         batch_size: regions that the network takes at once with good speed (any number is accepted).
-        training: a record of how the model was made: settings, data, counts. For people; nothing relies on it.
+        training: a record of how the model was made, for people; nothing relies on it.
     """
 
     name: str
@@ -61,11 +61,15 @@ class ModelInfo:
             ModelError: not written by Maskwise, or by a version with another format.
         """
         if METADATA_KEY not in metadata:
-            raise ModelError(f"{where}: is an ONNX file but not a Maskwise model; make one with `maskwise train` or `maskwise export`")
+            raise ModelError(
+                f"{where}: is an ONNX file but not a Maskwise model; make one with `maskwise train` or `export`"
+            )
         record = json.loads(metadata[METADATA_KEY])
         form, version = record.pop("format", None), record.pop("format_version", None)
         if (form, version) != (FORMAT, FORMAT_VERSION):
-            raise ModelError(f"{where}: has format {form} {version}, this Maskwise reads {FORMAT} {FORMAT_VERSION}; export it anew")
+            raise ModelError(
+                f"{where}: has format {form} {version}, this Maskwise reads {FORMAT} {FORMAT_VERSION}; export it anew"
+            )
         try:
             record["categories"] = tuple(Category(**category) for category in record["categories"])
             record["view"] = ViewSettings(**record["view"])
@@ -98,17 +102,23 @@ def open_model(
     if not path.is_file():
         raise ModelError(f"{path}: no such model file")
     if path.suffix == ".safetensors":
-        raise ModelError(f"{path}: is a training checkpoint; make a model file of it with `maskwise export {path} -o model.onnx`")
+        raise ModelError(
+            f"{path}: is a training checkpoint; make a model file of it with `maskwise export {path} -o model.onnx`"
+        )
     providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
     if device not in providers:
         raise ModelError(f"device {device!r}: accepted are {' and '.join(providers)}")
     if providers[device][0] not in onnxruntime.get_available_providers():
-        raise ModelError(f"device {device!r}: this ONNX Runtime has no {providers[device][0]}; install onnxruntime-gpu, or use cpu")
+        raise ModelError(
+            f"device {device!r}: this ONNX Runtime has no {providers[device][0]}; install onnxruntime-gpu, or use cpu"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(path, sess_options=options, providers=providers[device])
     except Exception as error:  # ONNX Runtime's own errors share no base below Exception.
-        raise ModelError(f"{path}: ONNX Runtime cannot load it; is it a model file? ({str(error).splitlines()[0]})") from error
+        raise ModelError(
+            f"{path}: ONNX Runtime cannot load it; is it a model file? ({str(error).splitlines()[0]})"
+        ) from error
     return session, ModelInfo.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))

@@ -77,7 +77,11 @@ class Predictor:
         return tuple(category.name for category in self.info.categories)
 
     def predict(
-        self, image: np.ndarray, masks: np.ndarray | Sequence[np.ndarray | Mask] | supervision.Detections, *, top: int = 5
+        self,
+        image: np.ndarray,
+        masks: np.ndarray | Sequence[np.ndarray | Mask] | supervision.Detections,
+        *,
+        top: int = 5,
     ) -> list[Prediction]:
         """Name regions of an image.
 
@@ -142,7 +146,10 @@ class Predictor:
     def _run(self, image: np.ndarray, masks: object, output: str) -> np.ndarray:
         image = check_pixels(image)
         regions = as_masks(masks, image.shape[:2])
-        parts = [self._session.run([output], dict(zip(INPUTS, batch, strict=True)))[0] for batch in self._batches(image, regions)]
+        parts = [
+            self._session.run([output], dict(zip(INPUTS, batch, strict=True)))[0]
+            for batch in self._batches(image, regions)
+        ]
         if not parts:
             width = {o.name: o.shape for o in self._session.get_outputs()}[output][1]
             return np.zeros((0, width), dtype=np.float32)
@@ -174,11 +181,11 @@ def as_masks(masks: object, image_hw: tuple[int, int]) -> list[Mask]:
     out = []
     for index, mask in enumerate(masks):
         try:
-            mask = mask if isinstance(mask, Mask) else Mask.from_array(np.asarray(mask))
-            check_size(mask, image_hw)
+            region = mask if isinstance(mask, Mask) else Mask.from_array(np.asarray(mask))
+            check_size(region, image_hw)
         except MaskError as error:
             raise MaskError(f"mask {index}: {error}") from error
-        out.append(mask)
+        out.append(region)
     return out
 
 

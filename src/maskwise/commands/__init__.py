@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any, TypeVar
 
+from maskwise.errors import MissingExtraError
+
 T = TypeVar("T")
 
 
@@ -22,3 +24,8 @@ def parse_flags(command: type[T], args: list[str], prog: str, default: Any = Non
     # The whole docstring is given: tyro alone would drop its examples as a section of its own.
     more = {} if default is None else {"default": default}
     return tyro.cli(command, args=args, prog=prog, description=inspect.getdoc(command), **more)
+
+
+def needs_train(error: ModuleNotFoundError) -> MissingExtraError:
+    """What to say where the training floor is not installed."""
+    return MissingExtraError(f"this command needs the package {error.name}: pip install 'maskwise[train]'")

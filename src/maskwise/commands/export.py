@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from maskwise.errors import MissingExtraError
+from maskwise.commands import needs_train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,10 @@ class Command:
         try:
             from maskwise.training.export import export_model
         except ModuleNotFoundError as error:
-            raise MissingExtraError(f"exporting needs the package {error.name}: pip install 'maskwise[train]'") from error
+            raise needs_train(error) from error
         report = export_model(self.checkpoint, self.output, self.storage)
         print(
-            f"{self.output}: {report.megabytes} MB, {report.storage}; logits within {report.largest_difference:.1e} of torch's;"
+            f"{self.output}: {report.megabytes} MB, {report.storage};"
+            f" logits within {report.largest_difference:.1e} of torch's;"
             f" held-out accuracies {report.accuracies or 'not measured'}"
         )

@@ -59,7 +59,10 @@ class Command:
         from maskwise.predictor import Predictor
 
         if not (self.mask or self.segments or self.box or self.polygon):
-            print("maskwise predict: no region; give at least one of --mask, --segments, --box, --polygon", file=sys.stderr)
+            print(
+                "maskwise predict: no region; give at least one of --mask, --segments, --box, --polygon",
+                file=sys.stderr,
+            )
             raise SystemExit(2)
         image = load_image(self.image)
         regions = self._regions(image.shape[:2])
@@ -145,7 +148,13 @@ def print_table(regions: list[str], predictions: list[Prediction]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column, justify in (("#", "right"), ("region", "left"), ("name", "left"), ("probability", "right"), ("or else", "left")):
+    for column, justify in (
+        ("#", "right"),
+        ("region", "left"),
+        ("name", "left"),
+        ("probability", "right"),
+        ("or else", "left"),
+    ):
         table.add_column(column, justify=justify)
     for index, (region, prediction) in enumerate(zip(regions, predictions, strict=True), start=1):
         others = ", ".join(f"{other.name} {other.probability:.0%}" for other in prediction.names[1:])

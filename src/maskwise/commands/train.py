@@ -8,13 +8,12 @@ from typing import Annotated
 
 import tyro
 
-from maskwise.commands import parse_flags
-from maskwise.errors import MissingExtraError
+from maskwise.commands import needs_train, parse_flags
 
 try:
     from maskwise.training.settings import TrainSettings, read_recipe
 except ModuleNotFoundError as error:
-    raise MissingExtraError(f"training needs the package {error.name}: pip install 'maskwise[train]'") from error
+    raise needs_train(error) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +39,13 @@ class Command:
             from maskwise.training.export import export_model
             from maskwise.training.loop import train
         except ModuleNotFoundError as error:
-            raise MissingExtraError(f"training needs the package {error.name}: pip install 'maskwise[train]'") from error
+            raise needs_train(error) from error
         final = train(self.settings, self.output)
         report = export_model(final, self.output / "model.onnx", self.settings.run.export)
-        print(f"{self.output / 'model.onnx'}: {report.megabytes} MB, {report.storage}; held-out accuracies {report.accuracies}")
+        print(
+            f"{self.output / 'model.onnx'}: {report.megabytes} MB, {report.storage};"
+            f" held-out accuracies {report.accuracies or 'not measured'}"
+        )
 
 
 def parse(args: list[str]) -> Command:

@@ -70,7 +70,9 @@ def sloppy_mask(mask: Mask, settings: AugmentSettings, rng: np.random.Generator)
     if rng.random() >= settings.mask_jitter:
         return mask
     kind = SLOPPY_KINDS[rng.integers(len(SLOPPY_KINDS))]
-    return make_sloppy(mask, kind, float(rng.uniform(0, settings.mask_strength)), angle=float(rng.uniform(0, 2 * np.pi)))
+    return make_sloppy(
+        mask, kind, float(rng.uniform(0, settings.mask_strength)), angle=float(rng.uniform(0, 2 * np.pi))
+    )
 
 
 def make_sloppy(mask: Mask, kind: str, strength: float, *, angle: float = 0.0) -> Mask:

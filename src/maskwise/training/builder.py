@@ -19,7 +19,9 @@ PUBLISHED_MEAN_RGB = (123.68, 116.779, 103.939)
 PUBLISHED_STD_RGB = (65.0, 65.0, 65.0)
 
 
-def build_network(settings: NetworkSettings, *, classes: int, weights: str = "random", probe_size: int = 224) -> RegionClassifier:
+def build_network(
+    settings: NetworkSettings, *, classes: int, weights: str = "random", probe_size: int = 224
+) -> RegionClassifier:
     """Build a network.
 
     Args:
@@ -37,9 +39,13 @@ def build_network(settings: NetworkSettings, *, classes: int, weights: str = "ra
         sites, features = find_sites(trunk, settings.sites, probe_size)
     except KeyError as error:
         names = ", ".join(name for name, _ in trunk.named_children())
-        raise SettingsError(f"trunk {settings.trunk} has no module {error}; accepted are input, {names} and what lies inside them") from error
+        raise SettingsError(
+            f"trunk {settings.trunk} has no module {error}; accepted are input, {names} and what lies inside them"
+        ) from error
     except (ValueError, AssertionError, RuntimeError) as error:
-        raise SettingsError(f"trunk {settings.trunk} cannot take an image of {probe_size} pixels, or a site there: {error}") from error
+        raise SettingsError(
+            f"trunk {settings.trunk} cannot take an image of {probe_size} pixels, or a site there: {error}"
+        ) from error
     mean, std = _normalisation(settings, trunk)
     return RegionClassifier(
         trunk,
@@ -57,7 +63,9 @@ def _attention(site: Site, settings: NetworkSettings) -> nn.Module:
     if settings.merge == "hard":
         return HardAttention()
     if settings.branch_stride == 2 and site.reduction != 2:
-        raise SettingsError(f"branch_stride 2 fits features at half the image's size; {site.name} is at 1/{site.reduction}")
+        raise SettingsError(
+            f"branch_stride 2 fits features at half the image's size; {site.name} is at 1/{site.reduction}"
+        )
     return SoftAttention(site.channels, settings.merge, initial=settings.initial, stride=settings.branch_stride)
 
 
@@ -70,17 +78,21 @@ def _normalisation(settings: NetworkSettings, trunk: nn.Module) -> tuple[tuple[f
 
 def _build_trunk(settings: NetworkSettings, weights: str) -> nn.Module:
     if not timm.is_model(settings.trunk):
-        raise SettingsError(f"trunk {settings.trunk!r} is not a model of timm {timm.__version__}; see timm.list_models()")
+        raise SettingsError(
+            f"trunk {settings.trunk!r} is not a model of timm {timm.__version__}; see timm.list_models()"
+        )
     try:
         trunk = timm.create_model(settings.trunk, pretrained=weights == "timm", num_classes=0, **settings.trunk_options)
     except TypeError as error:
-        raise SettingsError(f"trunk {settings.trunk} does not take trunk_options {settings.trunk_options}: {error}") from error
+        raise SettingsError(
+            f"trunk {settings.trunk} does not take trunk_options {settings.trunk_options}: {error}"
+        ) from error
     except Exception as error:  # The hub raises errors of many libraries when it cannot be reached.
         if weights != "timm":
             raise
         raise ModelError(
-            f"timm's pretrained weights of {settings.trunk} cannot be had ({type(error).__name__}: {error}); connect to the"
-            " internet, or give a safetensors file: --weights FILE"
+            f"timm's pretrained weights of {settings.trunk} cannot be had ({type(error).__name__}: {error}); connect"
+            " to the internet, or give a safetensors file: --weights FILE"
         ) from error
     if settings.stride_in_1x1:
         _move_stride(settings.trunk, trunk)
@@ -109,7 +121,9 @@ def load_trunk(trunk: nn.Module, path: Path) -> None:
     extra = [name for name in tensors if name not in wanted and not name.startswith(("fc.", "head.", "classifier."))]
     odd = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
     if missing or extra or odd:
-        raise ModelError(f"{path}: does not fit the trunk: missing {missing[:5]}, unknown {extra[:5]}, of other shape {odd[:5]}")
+        raise ModelError(
+            f"{path}: does not fit the trunk: missing {missing[:5]}, unknown {extra[:5]}, of other shape {odd[:5]}"
+        )
     trunk.load_state_dict({name: tensors[name] for name in wanted if name in tensors}, strict=False)
 
 

@@ -80,7 +80,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ModelError(f"{path}: is not a safetensors file ({error})") from error
     about = json.loads(metadata.get("maskwise", "{}"))
     if about.get("format") != FORMAT:
-        raise ModelError(f"{path}: is not a Maskwise checkpoint; a run folder's checkpoint.safetensors or final.safetensors is")
+        raise ModelError(
+            f"{path}: is not a Maskwise checkpoint; a run folder's checkpoint.safetensors or final.safetensors is"
+        )
     return Checkpoint(
         settings=settings_from_dict(about["settings"], str(path)),
         categories=tuple(Category(**category) for category in about["categories"]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def _merge_categories(sets: list[RegionSet]) -> tuple[Category, ...]:
 
 @dataclass(frozen=True)
 class Draw:
-    """One sample to be made: its number in the run, and the size of its batch's windows (none: the region's own view)."""
+    """One sample to be made: its number in the run, and the size of its window (none: the region's own view)."""
 
     number: int
     window_hw: tuple[int, int] | None = None
@@ -125,7 +125,10 @@ class Draws(Sampler[list[Draw]]):
             size_hw, count = None, schedule.batch_size
             if window.enabled:
                 size_hw, count = window_batch(window, count, np.random.default_rng((schedule.seed, 1, step)))
-            yield [Draw(step * schedule.batch_size + i, size_hw) for i in range(self.process, max(count, self.processes), self.processes)]
+            yield [
+                Draw(step * schedule.batch_size + i, size_hw)
+                for i in range(self.process, max(count, self.processes), self.processes)
+            ]
 
 
 @dataclass(frozen=True)
@@ -175,10 +178,10 @@ class TrainingRegions(Dataset):
         augment = self.settings.augment
         mask = sloppy_mask(region.read_mask(), augment, rng)
         if draw.window_hw is None:
-            view = self.settings.view.view(mask)
+            view = jitter_view(self.settings.view.view(mask), augment, rng)
         else:
             view = window_view(mask, draw.window_hw, rng)
-        view = jitter_view(view, augment, rng) if draw.window_hw is None else view
+            view = replace(view, flip=bool(rng.random() < augment.flip))
         pixels, coverage = view.render(_recent_image(region.image_path), mask)
         return jitter_colours(pixels, augment, rng), coverage, self.index[region.name]
 
@@ -186,7 +189,9 @@ class TrainingRegions(Dataset):
 class PlainRegions(Dataset):
     """Given regions as prediction would see them, in order."""
 
-    def __init__(self, regions: tuple[LabelledRegion, ...], view: ViewSettings, categories: tuple[Category, ...]) -> None:
+    def __init__(
+        self, regions: tuple[LabelledRegion, ...], view: ViewSettings, categories: tuple[Category, ...]
+    ) -> None:
         self.regions = regions
         self.view = view
         self.index = {category.name: i for i, category in enumerate(categories)}

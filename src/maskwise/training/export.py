@@ -90,7 +90,12 @@ def export_model(checkpoint_path: Path, output: Path, storage: Storage = "auto")
             view=checkpoint.settings.view,
             temperature=temperature,
             batch_size=1 if checkpoint.settings.view.kind == "whole" else 8,
-            training={"step": checkpoint.step, "storage": storage, "holdout_by_storage": accuracies, **checkpoint.record},
+            training={
+                "step": checkpoint.step,
+                "storage": storage,
+                "holdout_by_storage": accuracies,
+                **checkpoint.record,
+            },
         )
         model = onnx.load(chosen)
         onnx.helper.set_model_props(model, info.to_metadata())
@@ -150,7 +155,10 @@ def compare(network: RegionClassifier, path: Path, checkpoint: Checkpoint, toler
         got = session.run(["logits"], dict(zip(INPUTS, (images, masks), strict=True)))[0]
         worst = max(worst, float(np.abs(got - expected).max() / np.abs(expected).max()))
     if not worst <= tolerance:
-        raise ModelError(f"ONNX Runtime's logits differ from torch's by {worst:.2g} of their size, more than {tolerance:g}; nothing was written")
+        raise ModelError(
+            f"ONNX Runtime's logits differ from torch's by {worst:.2g} of their size, more than {tolerance:g};"
+            " nothing was written"
+        )
     return worst
 
 
@@ -173,7 +181,9 @@ def _store(
     targets, logits = None, {}
     for name, path in (("fp16", halves), ("int8", small)):
         logits[name], targets = graph_logits(path, split, checkpoint)
-    accuracies = {name: round(float((values.argmax(1) == targets).float().mean()), 4) for name, values in logits.items()}
+    accuracies = {
+        name: round(float((values.argmax(1) == targets).float().mean()), 4) for name, values in logits.items()
+    }
     chosen = "int8" if storage == "int8" or accuracies["fp16"] - accuracies["int8"] < INT8_COST else "fp16"
     return {"fp16": halves, "int8": small}[chosen], chosen, fit_temperature(logits[chosen], targets), accuracies
 

@@ -63,7 +63,10 @@ def train(settings: TrainSettings, folder: Path) -> Path:
     final = _finish(run)
     if accelerator.is_main_process:
         final.save(folder / FINAL)
-        write_json(folder / "run.json", {"settings": settings_to_dict(settings), "temperature": final.temperature, **final.record})
+        write_json(
+            folder / "run.json",
+            {"settings": settings_to_dict(settings), "temperature": final.temperature, **final.record},
+        )
     return folder / FINAL
 
 
@@ -132,7 +135,11 @@ def _probe_size(settings: TrainSettings) -> int:
 
 
 def _resume(run: _Run, checkpoint: Checkpoint) -> None:
-    same = replace(checkpoint.settings, run=run.settings.run, data=replace(checkpoint.settings.data, workers=run.settings.data.workers))
+    same = replace(
+        checkpoint.settings,
+        run=run.settings.run,
+        data=replace(checkpoint.settings.data, workers=run.settings.data.workers),
+    )
     if same != run.settings:
         raise SettingsError(
             f"{run.folder}: holds a run of other settings; give another folder, or the settings it was started with"
@@ -157,7 +164,8 @@ def make_optimiser(network: RegionClassifier, settings: ScheduleSettings) -> tor
         groups.setdefault((rate, decay), []).append(parameter)
     kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
     return kind(
-        [{"params": p, "lr": rate, "peak_lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()], fused=True
+        [{"params": p, "lr": rate, "peak_lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()],
+        fused=True,
     )
 
 
@@ -199,7 +207,14 @@ def _steps(run: _Run, log: SummaryWriter) -> None:
         **_worker_options(settings),
     )
     hidden = not run.accelerator.is_main_process
-    progress = tqdm(desc=settings.run.name, unit=" images", initial=run.step * schedule.batch_size, total=schedule.steps * schedule.batch_size, disable=hidden, mininterval=2)
+    progress = tqdm(
+        desc=settings.run.name,
+        unit=" images",
+        initial=run.step * schedule.batch_size,
+        total=schedule.steps * schedule.batch_size,
+        disable=hidden,
+        mininterval=2,
+    )
     with progress:
         for batch in loader:
             loss, accuracy = _step(run, batch)
@@ -207,12 +222,22 @@ def _steps(run: _Run, log: SummaryWriter) -> None:
             progress.update(schedule.batch_size)
             if run.step % settings.run.log_every == 0 or run.step == schedule.steps:
                 progress.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy.item():.2f}")
-                _log(run, log, {"train/loss": loss.item(), "train/accuracy": accuracy.item(), "speed/images_per_s": progress.format_dict["rate"] or 0})
+                _log(
+                    run,
+                    log,
+                    {
+                        "train/loss": loss.item(),
+                        "train/accuracy": accuracy.item(),
+                        "speed/images_per_s": progress.format_dict["rate"] or 0,
+                    },
+                )
             if run.step % settings.run.validate_every == 0 and run.split.holdout:
                 logits, targets = holdout_logits(run.best, run.split, settings, run.accelerator)
                 _log(run, log, {"holdout/accuracy": _accuracy(logits, targets).item()})
                 progress.write(f"step {run.step}: held-out accuracy {_accuracy(logits, targets).item():.3f}")
-            if run.accelerator.is_main_process and (run.step % settings.run.checkpoint_every == 0 or run.step == schedule.steps):
+            if run.accelerator.is_main_process and (
+                run.step % settings.run.checkpoint_every == 0 or run.step == schedule.steps
+            ):
                 run.checkpoint().save(run.folder / CHECKPOINT)
 
 
@@ -286,7 +311,7 @@ def holdout_logits(
 
 
 def logits_of(
-    network: RegionClassifier,
+    network: nn.Module,
     regions: tuple[LabelledRegion, ...],
     split: Split,
     settings: TrainSettings,
@@ -303,7 +328,9 @@ def logits_of(
     logits, targets = [], []
     with torch.no_grad(), accelerator.autocast():
         for batch in loader:
-            logits.append(network(batch.images.to(accelerator.device), batch.masks.to(accelerator.device)).float().cpu())
+            logits.append(
+                network(batch.images.to(accelerator.device), batch.masks.to(accelerator.device)).float().cpu()
+            )
             targets.append(batch.targets)
     return torch.cat(logits), torch.cat(targets)
 

@@ -190,7 +190,9 @@ class RegionClassifier(nn.Module):
         with ExitStack() as stack:
             for site, module in zip(self.sites, self.branch, strict=True):
                 if site.name != INPUT_SITE:
-                    handle = self.trunk.get_submodule(site.name).register_forward_hook(_hook(site, module, mask, image_hw))
+                    handle = self.trunk.get_submodule(site.name).register_forward_hook(
+                        _hook(site, module, mask, image_hw)
+                    )
                     stack.callback(handle.remove)
             yield
 

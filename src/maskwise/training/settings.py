@@ -28,7 +28,7 @@ class NetworkSettings:
     trunk_options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of timm's create_model, such as img_size of a ViT."""
     stride_in_1x1: bool = False
-    """ResNets with bottlenecks: put a stage's stride in its first 1x1 convolution (v1, the MSRA original), not the 3x3."""
+    """Of ResNets with bottlenecks: the stride is in a stage's first 1x1 convolution (v1, MSRA's), not in the 3x3."""
     sites: tuple[str, ...] = ("conv1",)
     """Where attention acts: module names of the trunk, or `input` for the image itself. None: no branch."""
     merge: Merge = "add"
@@ -163,7 +163,7 @@ class RunSettings:
     validate_every: int = 1000
     """Steps between accuracies on the held-out regions."""
     export: Literal["int8", "fp16", "fp32", "auto"] = "auto"
-    """How the model file stores weights; auto: int8 if it costs under half a point on the held-out regions, else fp16."""
+    """How the model file stores weights; auto: int8 if it costs under half a point on held-out regions, else fp16."""
 
 
 @dataclass(frozen=True, kw_only=True)
