@@ -178,3 +178,14 @@ def test_help_lists_every_command_at_once():
     assert time.monotonic() - started < 2
     for verb in cli.COMMANDS:
         assert verb in done.stdout
+
+
+def test_a_name_stands_inside_its_region():
+    from maskwise import Mask
+    from maskwise.overlay import thickest_point
+
+    ring = np.ones((40, 60), dtype=bool)
+    ring[5:35, 5:50] = False
+    column, row = thickest_point(Mask.from_array(ring))
+    assert ring[row, column]
+    assert column >= 53

@@ -27,7 +27,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise InputError(f"{path}: cannot write there ({error.strerror}); give a path in an existing, writable folder") from error
+        raise InputError(
+            f"{path}: cannot write there ({error.strerror}); give a path in an existing, writable folder"
+        ) from error
     os.close(handle)
     temporary = Path(name)
     try:

@@ -31,9 +31,13 @@ def load_image(path: str | os.PathLike[str]) -> Pixels:
     except IsADirectoryError as error:
         raise ImageError(f"{path}: is a folder, not an image file") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: is not an image that can be read; give a JPEG, PNG, WebP, BMP or TIFF file") from error
+        raise ImageError(
+            f"{path}: is not an image that can be read; give a JPEG, PNG, WebP, BMP or TIFF file"
+        ) from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: has too many pixels to be decoded safely ({error}); make it smaller first") from error
+        raise ImageError(
+            f"{path}: has too many pixels to be decoded safely ({error}); make it smaller first"
+        ) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path}: is damaged or cut short ({error})") from error
 

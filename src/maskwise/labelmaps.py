@@ -43,10 +43,12 @@ def read_label_map(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "height wi
     try:
         with Image.open(path) as file:
             array = np.asarray(file)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise AnnotationError(f"{path}: the label map cannot be read ({error})") from error
     if array.ndim != 2 or array.dtype != np.uint8:
-        raise AnnotationError(f"{path}: a label map has one 8-bit value a pixel, this has shape {array.shape} and type {array.dtype}")
+        raise AnnotationError(
+            f"{path}: a label map has one 8-bit value a pixel, this has shape {array.shape} and type {array.dtype}"
+        )
     return array
 
 
@@ -95,7 +97,9 @@ def _image_of(label_path: Path, images_dir: Path) -> Path:
         path = images_dir / (label_path.stem + suffix)
         if path.is_file():
             return path
-    raise AnnotationError(f"{label_path}: the folder {images_dir} has no image {label_path.stem} ({', '.join(IMAGE_SUFFIXES)})")
+    raise AnnotationError(
+        f"{label_path}: the folder {images_dir} has no image {label_path.stem} ({', '.join(IMAGE_SUFFIXES)})"
+    )
 
 
 def _components(label_path: Path, classes: int, min_area: int) -> list[tuple[int, int, int]]:

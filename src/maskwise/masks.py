@@ -32,7 +32,9 @@ class Mask:
     bits: Bool[np.ndarray, "box_height box_width"]
 
     @classmethod
-    def from_array(cls, array: np.ndarray, *, origin_xy: tuple[int, int] = (0, 0), image_hw: tuple[int, int] | None = None) -> Mask:
+    def from_array(
+        cls, array: np.ndarray, *, origin_xy: tuple[int, int] = (0, 0), image_hw: tuple[int, int] | None = None
+    ) -> Mask:
         """From an array whose nonzero pixels are the region.
 
         Args:
@@ -48,7 +50,9 @@ class Mask:
         bits = array if array.dtype == bool else array != 0
         rows = np.flatnonzero(bits.any(axis=1))
         if not len(rows):
-            raise MaskError("the mask is empty: no pixel is set; give a mask that covers at least one pixel of the image")
+            raise MaskError(
+                "the mask is empty: no pixel is set; give a mask that covers at least one pixel of the image"
+            )
         top, bottom = int(rows[0]), int(rows[-1]) + 1
         columns = np.flatnonzero(bits[top:bottom].any(axis=0))
         left, right = int(columns[0]), int(columns[-1]) + 1
@@ -72,7 +76,7 @@ class Mask:
             raise MaskError(f"{path}: no such mask file") from error
         except UnidentifiedImageError as error:
             raise MaskError(f"{path}: is not an image; give the mask as a PNG, white on black") from error
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise MaskError(f"{path}: the mask cannot be read ({error})") from error
         try:
             return cls.from_array(array)
@@ -111,7 +115,9 @@ class Mask:
         """
         for polygon in polygons:
             if len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
-                raise MaskError(f"a polygon of {len(polygon)} numbers; accepted are x1,y1,x2,y2,x3,y3,... of at least three points")
+                raise MaskError(
+                    f"a polygon of {len(polygon)} numbers; accepted are x1,y1,x2,y2,x3,y3,... of at least three points"
+                )
         if not polygons:
             raise MaskError("no polygon; give at least one of at least three points")
         height, width = image_hw
@@ -130,16 +136,23 @@ class Mask:
         Raises:
             MaskError: `size` or `counts` is missing or malformed, the runs do not fill the image, or no pixel is set.
         """
-        if not {"size", "counts"} <= rle.keys() or len(rle["size"]) != 2:
+        size, counts = rle.get("size"), rle.get("counts")
+        if not _are_counts(size) or len(size) != 2:
             raise MaskError("a run-length encoding needs 'size' (height, width) and 'counts'")
-        height, width = (int(side) for side in rle["size"])
-        counts = rle["counts"]
+        height, width = size
         if isinstance(counts, list):
+            if not _are_counts(counts):
+                raise MaskError("'counts' is a list of something else than run lengths (whole numbers from 0)")
             if sum(counts) != height * width:
-                raise MaskError(f"the runs cover {sum(counts)} pixels, the image of {height} x {width} has {height * width}")
+                raise MaskError(
+                    f"the runs cover {sum(counts)} pixels, the image of {height} x {width} has {height * width}"
+                )
             rle = rle_codec.frPyObjects({"size": [height, width], "counts": counts}, height, width)
         elif not isinstance(counts, (str, bytes)):
             raise MaskError(f"'counts' is {type(counts).__name__}; accepted are a string or a list of run lengths")
+        elif (covered := _covered(counts)) < height * width:
+            # The decoder would leave the rest of its array unwritten.
+            raise MaskError(f"the runs cover {covered} pixels, the image of {height} x {width} has {height * width}")
         try:
             array = rle_codec.decode(rle)
         except (ValueError, TypeError) as error:
@@ -166,6 +179,31 @@ class Mask:
         if left < right and top < bottom:
             out[top - y0 : bottom - y0, left - x0 : right - x0] = self.bits[top - y : bottom - y, left - x : right - x]
         return out
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, (list, tuple)) and all(isinstance(v, int) and v >= 0 for v in values)
+
+
+def _covered(counts: str | bytes) -> int:
+    """How many pixels compressed runs cover together.
+
+    Each run is groups of five bits, the low ones first, as characters from '0' on, 32 meaning that more follow; from
+    the fourth run on it is the difference from the last but one.
+
+    >>> _covered(rle_codec.encode(np.asfortranarray(np.eye(5, 7, dtype=np.uint8)))["counts"])
+    35
+    """
+    codes = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((codes & 32) == 0)
+    starts = np.concatenate([[0], ends + 1])[: len(ends)]
+    codes = codes[: ends[-1] + 1] if len(ends) else codes[:0]
+    if not len(codes):
+        return 0
+    place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    runs = np.add.reduceat((codes & 31) << (5 * place), starts)
+    runs -= np.where(codes[ends] & 16, 1 << (5 * (place[ends] + 1)), 0)
+    return int(runs[:1].sum() + np.cumsum(runs[1::2]).sum() + np.cumsum(runs[2::2]).sum())
 
 
 def _set_pixels(file: Image.Image) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import supervision
 from PIL import Image
@@ -35,17 +36,28 @@ def draw_overlay(image: Pixels, masks: Sequence[Mask], predictions: Sequence[Pre
     lookup = supervision.ColorLookup.INDEX
     scene = supervision.MaskAnnotator(opacity=0.35, color_lookup=lookup).annotate(scene, detections)
     scene = supervision.PolygonAnnotator(thickness=thickness, color_lookup=lookup).annotate(scene, detections)
+    # A ring's centre of mass is not in the ring: a name stands where its region is thickest.
+    points = np.array([thickest_point(mask) for mask in masks], dtype=float)
+    anchors = supervision.Detections(xyxy=np.hstack([points, points]), class_id=np.arange(len(masks)))
     labels = [f"{i} {p.name} {p.probability:.0%}" for i, p in enumerate(predictions, start=1)]
     scene = supervision.LabelAnnotator(
         text_scale=text_scale,
         text_thickness=max(round(text_scale * 1.6), 1),
         text_padding=max(round(text_scale * 10), 3),
         text_color=supervision.Color.BLACK,
-        text_position=supervision.Position.CENTER_OF_MASS,
+        text_position=supervision.Position.CENTER,
         color_lookup=lookup,
         smart_position=True,
-    ).annotate(scene, detections, labels)
+    ).annotate(scene, anchors, labels)
     return np.ascontiguousarray(scene[..., ::-1])
+
+
+def thickest_point(mask: Mask) -> tuple[int, int]:
+    """Column and row of the region's pixel that is farthest from its edge, in image pixels."""
+    x, y, _, _ = mask.box_xywh
+    distance = cv2.distanceTransform(np.pad(mask.bits.view(np.uint8), 1), cv2.DIST_L2, 5)
+    row, column = np.unravel_index(distance.argmax(), distance.shape)
+    return x + int(column) - 1, y + int(row) - 1
 
 
 def write_overlay(path: object, image: Pixels, masks: Sequence[Mask], predictions: Sequence[Prediction]) -> None:

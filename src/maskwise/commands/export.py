@@ -22,7 +22,7 @@ class Command:
       maskwise export runs/first/checkpoint.safetensors -o model.onnx --storage fp16
     """
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """A run's checkpoint (safetensors)."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The model file to write (.onnx)."""

@@ -22,9 +22,9 @@ class Command:
       maskwise label photos segments.json -o named.json --model my-classes.onnx
     """
 
-    images: tyro.conf.Positional[Path]
+    images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
     """Folder of the images."""
-    segments: tyro.conf.Positional[Path]
+    segments: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SEGMENTS.json")]
     """COCO file; its annotations may lack categories."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """The COCO file to write."""

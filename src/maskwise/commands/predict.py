@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -29,7 +29,7 @@ class Command:
       maskwise predict photo.jpg --box 10,20,200,120 --polygon 5,5,80,10,60,90
     """
 
-    image: tyro.conf.Positional[Path]
+    image: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGE")]
     """The photograph."""
     mask: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """Image of the photograph's size, not black where the region is."""
