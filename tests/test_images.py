@@ -17,15 +17,23 @@ def test_pixels_come_as_rgb(tmp_path, pixels):
     np.testing.assert_array_equal(load_image(tmp_path / "a.png"), pixels)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+AS_STORED = {
+    1: lambda upright: upright,
+    2: np.fliplr,
+    3: lambda upright: np.rot90(upright, 2),
+    4: np.flipud,
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright, 1),
+    7: lambda upright: np.rot90(upright, 2).swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", AS_STORED)
 def test_image_is_upright_whatever_the_camera_stored(tmp_path, pixels, orientation):
-    turns = {2: (0, True), 3: (2, False), 4: (2, True), 5: (1, True), 6: (1, False), 7: (3, True), 8: (3, False)}
-    stored, (quarters, mirrored) = pixels, turns.get(orientation, (0, False))
-    stored = np.rot90(stored, quarters)
-    stored = stored[:, ::-1] if mirrored and quarters != 2 else stored[::-1, ::-1][::-1] if mirrored else stored
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(np.ascontiguousarray(AS_STORED[orientation](pixels))).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(load_image(tmp_path / "a.png"), pixels)
     assert image_size(tmp_path / "a.png") == (5, 7)
 
@@ -54,7 +62,7 @@ def test_size_is_read_without_the_pixels(tmp_path, pixels):
 def test_refuses_files_that_are_no_images(tmp_path, read, monkeypatch):
     with pytest.raises(ImageError, match=r"none\.jpg: no such image file"):
         read(tmp_path / "none.jpg")
-    with pytest.raises(ImageError, match="is a folder|is not an image"):
+    with pytest.raises(ImageError, match=r"is a folder|is not an image"):
         read(tmp_path)
     (tmp_path / "a.jpg").write_text("hello")
     with pytest.raises(ImageError, match=r"a\.jpg: is not an image that can be read"):

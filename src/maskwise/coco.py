@@ -58,12 +58,24 @@ class CocoFile:
                     raise MaskError(f"the mask is {_hw(mask.image_hw)}, the image {_hw(image_hw)}")
                 return mask
             if segmentation:
+                _check_numbers(segmentation, "segmentation", depth=2)
                 return Mask.from_polygons(segmentation, image_hw)
-            if "bbox" in annotation:
+            if annotation.get("bbox") is not None:
+                _check_numbers(annotation["bbox"], "bbox", depth=1)
                 return Mask.from_box(annotation["bbox"], image_hw)
         except MaskError as error:
             raise MaskError(f"{where}: {error}") from error
         raise MaskError(f"{where} has neither 'segmentation' nor 'bbox'")
+
+
+def _check_numbers(value: Any, key: str, *, depth: int) -> None:
+    if depth == 0 and isinstance(value, (int, float)):
+        return
+    if depth == 0 or not isinstance(value, list):
+        wanted = ("a number", "a list of numbers", "a list of polygons")[depth]
+        raise MaskError(f"{key!r} has {str(value)[:40]!r} where {wanted} belongs")
+    for item in value:
+        _check_numbers(item, key, depth=depth - 1)
 
 
 def _hw(size_hw: tuple[int, int]) -> str:

@@ -18,14 +18,17 @@ def load_image(path: str | os.PathLike[str]) -> Pixels:
     """Read an image file as RGB, upright.
 
     The orientation that a camera stored in EXIF is applied, as image viewers and OpenCV do. Grey, palette
-    and CMYK images become RGB; transparency is dropped.
+    and CMYK images become RGB, grey of 16 bits by its upper eight; transparency is dropped.
 
     Raises:
         ImageError: no such file, not an image, damaged, or too large to be decoded safely.
     """
     try:
         with Image.open(path) as file:
-            return np.array(ImageOps.exif_transpose(file).convert("RGB"))
+            upright = ImageOps.exif_transpose(file)
+            if upright.mode.startswith("I;16"):  # Pillow would cut every value above 255 to white.
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return np.array(upright.convert("RGB"))
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such image file") from error
     except IsADirectoryError as error:
@@ -46,7 +49,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width in pixels of an image file, upright, from its header alone.
 
     Raises:
-        ImageError: no such file or not an image.
+        ImageError: no such file, not an image, or too large to be decoded safely.
     """
     try:
         with Image.open(path) as file:
@@ -54,6 +57,10 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
             turned = file.getexif().get(0x0112, 1) >= 5
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such image file") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{path}: has too many pixels to be decoded safely ({error}); make it smaller first"
+        ) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path}: is not an image that can be read ({error})") from error
     return (width, height) if turned else (height, width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,7 @@ class Mask:
 
 
 def _are_counts(values: Any) -> bool:
-    return isinstance(values, (list, tuple)) and all(isinstance(v, int) and v >= 0 for v in values)
+    return isinstance(values, (list, tuple)) and all(isinstance(v, Integral) and v >= 0 for v in values)
 
 
 def _covered(counts: str | bytes) -> int:

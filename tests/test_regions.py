@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+
+from maskwise import Mask
+from maskwise.errors import AnnotationError
+from maskwise.regions import Category, LabelledRegion, RegionSet
+
+
+def region(name, image="a.png"):
+    return LabelledRegion(
+        image_path=Path(image),
+        image_id=image,
+        region_id=name,
+        name=name,
+        area=1.0,
+        crowd=False,
+        read_mask=lambda: Mask.from_box((0, 0, 1, 1), (1, 1)),
+    )
+
+
+PETS = RegionSet(
+    (Category(5, "cat"), Category(2, "dog"), Category(9, "rock")),
+    (region("dog"), region("cat"), region("rock"), region("cat", "b.png")),
+)
+
+
+def names(regions):
+    return [category.name for category in regions.categories], [region.name for region in regions.regions]
+
+
+def test_renaming_keeps_order_and_ids():
+    renamed = PETS.renamed({"dog": "hound"})
+    assert names(renamed) == (["cat", "hound", "rock"], ["hound", "cat", "rock", "cat"])
+    assert renamed.categories[1] == Category(2, "hound")
+
+
+def test_renaming_nothing_changes_nothing():
+    assert PETS.renamed({}) == PETS
+
+
+def test_two_classes_of_one_new_name_become_one_with_the_firsts_id():
+    merged = PETS.renamed({"cat": "pet", "dog": "pet"})
+    assert merged.categories == (Category(5, "pet"), Category(9, "rock"))
+    assert names(merged)[1] == ["pet", "pet", "rock", "pet"]
+
+
+def test_classes_may_swap_their_names():
+    assert names(PETS.renamed({"cat": "dog", "dog": "cat"})) == (["dog", "cat", "rock"], ["cat", "dog", "rock", "dog"])
+
+
+def test_leaving_classes_out_takes_their_regions_along():
+    assert names(PETS.without(["cat"])) == (["dog", "rock"], ["dog", "rock"])
+
+
+def test_refuses_names_that_are_no_class():
+    with pytest.raises(AnnotationError, match=r"cannot rename class 'bird': the classes here are cat, dog, rock"):
+        PETS.renamed({"bird": "cat"})
+    with pytest.raises(AnnotationError, match="cannot ignore class 'bird'"):
+        PETS.without(["bird"])
+
+
+def test_regions_of_an_image_come_together():
+    assert [(path.name, len(regions)) for path, regions in PETS.by_image()] == [("a.png", 3), ("b.png", 1)]
