@@ -18,16 +18,19 @@ from maskwise.views import View
 SLOPPY_KINDS = ("dilate", "erode", "shift", "box", "polygon")
 
 
-def jitter_view(view: View, settings: AugmentSettings, rng: np.random.Generator) -> View:
-    """A crop scaled, moved and perhaps mirrored; a whole-image view is only mirrored."""
-    x0, y0, x1, y1 = view.box_xyxy
-    if (y1 - y0, x1 - x0) != view.size_hw:
-        side = x1 - x0
-        low, high = np.log(settings.scale)
-        grown = max(round(side * float(np.exp(rng.uniform(low, high)))), 8)
-        dx, dy = (round(float(d)) for d in rng.uniform(-settings.shift, settings.shift, 2) * side)
-        x0, y0 = x0 + dx - (grown - side) // 2, y0 + dy - (grown - side) // 2
-        view = replace(view, box_xyxy=(x0, y0, x0 + grown, y0 + grown))
+def jitter_crop(view: View, settings: AugmentSettings, rng: np.random.Generator) -> View:
+    """A square crop scaled and moved."""
+    x0, y0, x1, _ = view.box_xyxy
+    side = x1 - x0
+    low, high = np.log(settings.scale)
+    grown = max(round(side * float(np.exp(rng.uniform(low, high)))), 8)
+    dx, dy = (round(float(d)) for d in rng.uniform(-settings.shift, settings.shift, 2) * side)
+    x0, y0 = x0 + dx - (grown - side) // 2, y0 + dy - (grown - side) // 2
+    return replace(view, box_xyxy=(x0, y0, x0 + grown, y0 + grown))
+
+
+def jitter_flip(view: View, settings: AugmentSettings, rng: np.random.Generator) -> View:
+    """A view perhaps mirrored."""
     return replace(view, flip=bool(rng.random() < settings.flip))
 
 

@@ -104,5 +104,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, network: nn.Module, tens
     parameters = dict(network.named_parameters())
     for name, value in tensors.items():
         parameter, key = name.rsplit(".", 1)
-        device = "cpu" if key == "step" else parameters[parameter].device
-        optimiser.state[parameters[parameter]][key] = value.to(device)
+        like = parameters[parameter]
+        # In the parameter's own memory format: fused optimisers go through both by address, not by index.
+        restored = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
+        optimiser.state[like][key] = restored.to(like.device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,11 +20,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from maskwise.coco import regions_from_coco
-from maskwise.errors import SettingsError
+from maskwise.errors import MaskError, SettingsError
 from maskwise.images import Pixels, load_image
 from maskwise.labelmaps import regions_from_label_maps
+from maskwise.masks import Mask
 from maskwise.regions import Category, LabelledRegion, RegionSet
-from maskwise.training.augment import jitter_colours, jitter_view, sloppy_mask, window_batch, window_view
+from maskwise.training.augment import jitter_colours, jitter_crop, jitter_flip, sloppy_mask, window_batch, window_view
 from maskwise.training.settings import DataSettings, SourceSettings, TrainSettings, expand
 from maskwise.views import ViewSettings
 
@@ -151,6 +152,16 @@ def _recent_image(path: Path) -> Pixels:
     return load_image(path)
 
 
+def _image_of(region: LabelledRegion, mask: Mask) -> Pixels:
+    image = _recent_image(region.image_path)
+    if image.shape[:2] != mask.image_hw:
+        raise MaskError(
+            f"{region.image_path}: is {image.shape[1]} x {image.shape[0]} pixels, but its annotation {region.region_id}"
+            f" is of an image of {mask.image_hw[1]} x {mask.image_hw[0]} (width x height)"
+        )
+    return image
+
+
 class TrainingRegions(Dataset):
     """Samples drawn at random: class by its weight, then a region of it, then its variations."""
 
@@ -177,12 +188,13 @@ class TrainingRegions(Dataset):
         region = self.draw(rng)
         augment = self.settings.augment
         mask = sloppy_mask(region.read_mask(), augment, rng)
-        if draw.window_hw is None:
-            view = jitter_view(self.settings.view.view(mask), augment, rng)
-        else:
+        if draw.window_hw is not None:
             view = window_view(mask, draw.window_hw, rng)
-            view = replace(view, flip=bool(rng.random() < augment.flip))
-        pixels, coverage = view.render(_recent_image(region.image_path), mask)
+        elif self.settings.view.kind == "crop":
+            view = jitter_crop(self.settings.view.view(mask), augment, rng)
+        else:
+            view = self.settings.view.view(mask)
+        pixels, coverage = jitter_flip(view, augment, rng).render(_image_of(region, mask), mask)
         return jitter_colours(pixels, augment, rng), coverage, self.index[region.name]
 
 
@@ -202,7 +214,7 @@ class PlainRegions(Dataset):
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
         region = self.regions[number]
         mask = region.read_mask()
-        pixels, coverage = self.view.view(mask).render(_recent_image(region.image_path), mask)
+        pixels, coverage = self.view.view(mask).render(_image_of(region, mask), mask)
         return pixels, coverage, self.index[region.name]
 
 

@@ -114,6 +114,7 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
     average = None
     if settings.schedule.average:
         average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(settings.schedule.average), use_buffers=True)
+        average.n_averaged.fill_(1)  # At 0 the first update would copy, in a resumed run at another step.
     record = {
         "maskwise": __version__,
         "torch": torch.__version__,
@@ -149,7 +150,6 @@ def _resume(run: _Run, checkpoint: Checkpoint) -> None:
     run.bare.load_state_dict(checkpoint.part("model"))
     if run.average is not None:
         run.average.module.load_state_dict(checkpoint.part("average"))
-        run.average.n_averaged.fill_(1)
     restore_optimiser(run.optimiser.optimizer, run.bare, checkpoint.part("optimiser"))
     run.step = checkpoint.step
     run.record = checkpoint.record

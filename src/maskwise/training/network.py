@@ -181,6 +181,9 @@ class RegionClassifier(nn.Module):
             # Averaged over areas, not sampled: a region smaller than one feature must still count.
             step = self.features.reduction
             weight = F.avg_pool2d(mask, step, ceil_mode=True, count_include_pad=False)
+            # Trunks that drop the last rows and columns of an odd size have no features there: the nearest stand in.
+            lacking = (weight.shape[3] - features.shape[3], weight.shape[2] - features.shape[2])
+            features = F.pad(features, (0, lacking[0], 0, lacking[1]), mode="replicate")
             pooled.append((features * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=1e-6))
         return torch.cat(pooled, dim=1)
 
@@ -234,7 +237,9 @@ def find_sites(trunk: nn.Module, names: Sequence[str], size: int) -> tuple[list[
     return sites, _layout("features", last, size)
 
 
-def _layout(name: str, output: Tensor, size: int) -> Site:
+def _layout(name: str, output: object, size: int) -> Site:
+    if not isinstance(output, Tensor):
+        raise ValueError(f"module {name!r} gives a {type(output).__name__}, which is not features of an image")
     shape = tuple(output.shape)
     if len(shape) == 4 and shape[2] == shape[3]:
         return Site(name, shape[1], "nchw", reduction=math.ceil(size / shape[2]))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import tomllib
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import cattrs
 
@@ -200,7 +201,26 @@ class TrainSettings:
             raise SettingsError("merge 'hard' has no convolution and so no branch_stride 2")
 
 
+def _exactly(value: Any, kind: type) -> Any:
+    """The value if it is of the kind: cattrs alone would turn "false" into True and 1.5 steps into one."""
+    if type(value) is kind or (kind is float and type(value) is int):
+        return kind(value)
+    raise SettingsError(f"{value!r} is not of type {kind.__name__}")
+
+
+def _list_of(kinds: tuple[Any, ...], value: Any, _tuple: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)) or (kinds[-1] is not ... and len(value) != len(kinds)):
+        raise SettingsError(f"{value!r} is not a list" + (f" of {len(kinds)}" if kinds[-1] is not ... else ""))
+    each = (kinds[0],) * len(value) if kinds[-1] is ... else kinds
+    return tuple(_converter.structure(item, kind) for item, kind in zip(value, each, strict=True))
+
+
 _converter = cattrs.Converter(forbid_extra_keys=True)
+for _kind in (bool, int, float, str):
+    _converter.register_structure_hook(_kind, _exactly)
+_converter.register_structure_hook_factory(
+    lambda kind: get_origin(kind) is tuple, lambda kind: partial(_list_of, get_args(kind))
+)
 
 
 def read_recipe(path: str | os.PathLike[str]) -> TrainSettings:
@@ -228,10 +248,16 @@ def settings_from_dict(content: dict[str, Any], where: str) -> TrainSettings:
     """
     try:
         return _converter.structure(content, TrainSettings)
-    except SettingsError:
-        raise
     except Exception as error:  # cattrs raises a group with the whole tree; its leaves are what a person can use.
-        raise SettingsError(f"{where}: " + "; ".join(cattrs.transform_error(error))) from error
+        lines = cattrs.transform_error(error, format_exception=_line_of)
+        raise SettingsError(f"{where}: " + "; ".join(line.removesuffix(" @ $") for line in lines)) from error
+
+
+def _line_of(error: BaseException, kind: type | None) -> str:
+    if isinstance(error, SettingsError):
+        return str(error)
+    given, _, accepted = str(error).partition(" not in literal typing.Literal")
+    return f"{given!r}; accepted are {accepted[1:-1]}" if accepted else cattrs.v.format_exception(error, kind)
 
 
 def settings_to_dict(settings: TrainSettings) -> dict[str, Any]:
