@@ -253,7 +253,7 @@ def settings_from_dict(content: dict[str, Any], where: str) -> TrainSettings:
         raise SettingsError(f"{where}: " + "; ".join(line.removesuffix(" @ $") for line in lines)) from error
 
 
-def _line_of(error: BaseException, kind: type | None) -> str:
+def _line_of(error: BaseException, kind: Any) -> str:
     if isinstance(error, SettingsError):
         return str(error)
     given, _, accepted = str(error).partition(" not in literal typing.Literal")
