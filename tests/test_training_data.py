@@ -1,0 +1,271 @@
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskwise.errors import AnnotationError, MaskError, SettingsError
+from maskwise.images import load_image
+from maskwise.regions import Category
+from maskwise.training.data import (
+    Draw,
+    Draws,
+    PlainRegions,
+    TrainingRegions,
+    collate,
+    read_data,
+    read_source,
+)
+from maskwise.training.settings import (
+    AugmentSettings,
+    DataSettings,
+    ScheduleSettings,
+    SourceSettings,
+    TrainSettings,
+    WindowSettings,
+)
+from maskwise.views import ViewSettings
+from two_objects import write_two_objects
+
+COCO = SourceSettings(images="images", annotations="annotations.json")
+STILL = AugmentSettings(
+    flip=0, scale=(1.0, 1.0), shift=0, brightness=0, contrast=0, saturation=0, mask_jitter=0
+)  # Nothing varies.
+
+
+def data(folder, *sources, **more):
+    return DataSettings(data_root=str(folder), sources=sources or (COCO,), workers=0, **more)
+
+
+def run(folder, *, holdout=0.0, class_power=0.5, image_first=False, **more):
+    settings = data(folder, holdout=holdout, class_power=class_power, image_first=image_first)
+    return TrainSettings(**{"data": settings, "view": ViewSettings(size=32), **more})
+
+
+def edit(folder, change):
+    content = json.loads((folder / "annotations.json").read_text())
+    change(content)
+    (folder / "annotations.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def label_maps(coco_folder):
+    """Label maps beside the COCO file: 0 background, 1 tyre, 2 disc."""
+    for name in ("maps", "photos"):
+        (coco_folder / name).mkdir()
+    labels = np.zeros((40, 50), np.uint8)
+    labels[5:10, 5:10], labels[20:30, 20:30] = 1, 2
+    Image.fromarray(labels).save(coco_folder / "maps" / "m.png")
+    Image.new("RGB", (50, 40)).save(coco_folder / "photos" / "m.jpg")
+    (coco_folder / "classes.txt").write_text("background\ntyre\ndisc\n")
+    return SourceSettings(images="photos", label_maps="maps", classes_file="classes.txt", ignore=("background",))
+
+
+# Reading.
+
+
+def test_classes_of_one_name_are_one_class(coco_folder, label_maps):
+    split = read_data(data(coco_folder, COCO, replace(label_maps, rename={"tyre": "ring"}), holdout=0.0))
+    assert split.categories == (Category(3, "square"), Category(7, "disc"), Category(1, "ring"))
+    assert Counter(region.name for region in split.train) == {"square": 8, "disc": 9, "ring": 1}
+
+
+def test_id_that_is_taken_gives_way_to_a_free_one(coco_folder, label_maps):
+    edit(coco_folder, lambda content: content["categories"][0].update(id=1))
+    edit(coco_folder, lambda content: [a.update(category_id=1) for a in content["annotations"][::2]])
+    split = read_data(data(coco_folder, COCO, label_maps, holdout=0.0))
+    assert split.categories == (Category(1, "square"), Category(7, "disc"), Category(8, "tyre"))
+
+
+def test_classes_are_renamed_and_ignored_by_the_sources_own_names(coco_folder):
+    source = replace(COCO, ignore=("disc",), rename={"square": "disc"})
+    found = read_source(source, coco_folder)
+    assert found.categories == (Category(3, "disc"),)
+    assert [region.name for region in found.regions] == ["disc"] * 8
+
+
+def test_refuses_to_rename_a_class_that_is_not_there(coco_folder):
+    with pytest.raises(AnnotationError, match="cannot rename class 'sofa'"):
+        read_source(replace(COCO, rename={"sofa": "couch"}), coco_folder)
+
+
+def test_small_components_are_left_out(coco_folder, label_maps):
+    found = read_source(replace(label_maps, min_area=50), coco_folder)
+    assert [region.name for region in found.regions] == ["disc"]
+
+
+def test_crowds_are_skipped(coco_folder):
+    edit(coco_folder, lambda content: content["annotations"][3].update(iscrowd=1))
+    assert 103 not in [region.region_id for region in read_data(data(coco_folder)).train]
+
+
+@pytest.mark.parametrize("annotations", ["", "annotations.json"])
+def test_refuses_a_source_of_neither_or_both_forms(coco_folder, annotations):
+    source = SourceSettings(images="images", annotations=annotations, label_maps="maps" if annotations else "")
+    with pytest.raises(SettingsError, match="give either annotations or label_maps"):
+        read_source(source, coco_folder)
+
+
+def test_refuses_nothing_to_learn_from(coco_folder):
+    with pytest.raises(SettingsError, match=r"data\.sources is empty"):
+        read_data(DataSettings())
+    edit(coco_folder, lambda content: content["annotations"].clear())
+    with pytest.raises(SettingsError, match="no region to learn from"):
+        read_data(data(coco_folder))
+
+
+def test_holdout_is_by_image_and_apart(tmp_path):
+    folder = write_two_objects(tmp_path / "many", images=200, side=12)
+    split = read_data(data(folder, holdout=0.25))
+    train, holdout = ({region.image_path for region in part} for part in (split.train, split.holdout))
+    assert not train & holdout
+    assert len(train | holdout) == 200
+    assert len(split.train) + len(split.holdout) == 400
+    assert len(holdout) == pytest.approx(50, abs=20)
+    more = read_data(data(folder, holdout=0.5))
+    assert holdout < {region.image_path for region in more.holdout}
+
+
+# Drawing.
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_sample_depends_on_seed_and_number_alone(coco_folder):
+    settings = run(coco_folder)
+    split = read_data(settings.data)
+    forward, backward = TrainingRegions(split, settings), TrainingRegions(split, settings)
+    first = [forward[Draw(number)] for number in range(6)]
+    second = [backward[Draw(number)] for number in reversed(range(6))][::-1]
+    assert all(same(one, other) for one, other in zip(first, second, strict=True))
+    assert not same(first[0], first[1])
+    reseeded = TrainingRegions(split, replace(settings, schedule=ScheduleSettings(seed=1)))
+    assert not all(same(one, reseeded[Draw(number)]) for number, one in enumerate(first))
+
+
+def uneven(folder):
+    """15 discs and one square: the squares of all images but the first become discs."""
+    edit(folder, lambda content: [a.update(category_id=7) for a in content["annotations"][2::2]])
+
+
+@pytest.mark.parametrize(("power", "squares"), [(0.0, 1 / 2), (1.0, 1 / 16), (0.5, 1 / (1 + 15**0.5))])
+def test_classes_are_drawn_by_their_power(coco_folder, power, squares):
+    uneven(coco_folder)
+    settings = run(coco_folder, class_power=power)
+    regions, rng = TrainingRegions(read_data(settings.data), settings), np.random.default_rng(0)
+    drawn = [regions.draw(rng).name == "square" for _ in range(2000)]
+    assert np.mean(drawn) == pytest.approx(squares, abs=0.04)
+
+
+@pytest.mark.parametrize("image_first", [True, False])
+def test_image_may_be_drawn_before_the_region(coco_folder, image_first):
+    """The first image has one disc, the seven others two."""
+    uneven(coco_folder)
+    settings = run(coco_folder, class_power=0.0, image_first=image_first)
+    regions, rng = TrainingRegions(read_data(settings.data), settings), np.random.default_rng(0)
+    drawn = Counter(region.image_id for region in (regions.draw(rng) for _ in range(4000)) if region.name == "disc")
+    assert drawn[0] / drawn.total() == pytest.approx(1 / 8 if image_first else 1 / 15, abs=0.02)
+
+
+def test_sample_without_variation_is_what_prediction_sees(coco_folder):
+    settings = run(coco_folder, augment=STILL)
+    split = read_data(settings.data)
+    plain = PlainRegions(split.train, settings.view, split.categories)
+    seen = [plain[number] for number in range(len(plain))]
+    regions = TrainingRegions(split, settings)
+    for number in range(10):
+        assert any(same(regions[Draw(number)], sample) for sample in seen)
+
+
+def test_target_is_the_class_of_the_region(coco_folder):
+    split = read_data(data(coco_folder, holdout=0.0))
+    plain = PlainRegions(split.train, ViewSettings(size=32), split.categories)
+    for number, region in enumerate(split.train):
+        pixels, coverage, target = plain[number]
+        assert split.categories[target].name == region.name
+        red, _, blue = pixels[coverage == 255].mean(axis=0)
+        assert (red > blue) == (region.name == "square")
+
+
+def windows(folder, **augment):
+    window = WindowSettings(enabled=True, min_side=20, max_side=40, max_pixels=20 * 40 * 4)
+    return run(folder, window=window, view=ViewSettings(kind="whole"), augment=replace(STILL, **augment))
+
+
+def test_windows_have_the_size_of_their_batch(coco_folder):
+    settings = windows(coco_folder)
+    regions = TrainingRegions(read_data(settings.data), settings)
+    for draws, _ in zip(Draws(settings, 0), range(5), strict=False):
+        batch = collate([regions[draw] for draw in draws])
+        assert tuple(batch.images.shape[1:3]) == draws[0].window_hw == tuple(batch.masks.shape[1:])
+
+
+def test_flip_reaches_windows_too(coco_folder):
+    draw = Draw(3, (24, 24))
+    samples = []
+    for flip in (0.0, 1.0):
+        settings = windows(coco_folder, flip=flip)
+        samples.append(TrainingRegions(read_data(settings.data), settings)[draw])
+    for straight, flipped in zip(samples[0][:2], samples[1][:2], strict=True):
+        np.testing.assert_array_equal(flipped, straight[:, ::-1])
+
+
+def test_crop_of_the_very_size_of_the_view_varies_all_the_same(coco_folder):
+    view = ViewSettings(size=32, context=2.0)  # The objects are 16 wide.
+    settings = run(coco_folder, view=view, augment=replace(STILL, shift=0.4))
+    split = read_data(settings.data)
+    plain = PlainRegions(split.train, view, split.categories)
+    regions = TrainingRegions(split, settings)
+    assert not all(any(same(regions[Draw(n)], plain[i]) for i in range(len(plain))) for n in range(5))
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("window", [WindowSettings(), WindowSettings(enabled=True, min_side=300, max_side=700)])
+def test_shares_of_several_processes_make_up_the_batch(window):
+    schedule = ScheduleSettings(steps=12, batch_size=7)
+    settings = TrainSettings(schedule=schedule, window=window)
+    whole = list(Draws(settings, 0))
+    shares = [list(Draws(settings, 0, process, 3)) for process in range(3)]
+    for step, batch in enumerate(whole):
+        parts = [draw for share in shares for draw in share[step]]
+        if len(batch) >= 3:
+            assert sorted(parts, key=lambda draw: draw.number) == batch
+        else:  # Every process needs something to do.
+            assert len(parts) == 3
+
+
+def test_draws_go_on_where_a_run_was_left():
+    settings = TrainSettings(schedule=ScheduleSettings(steps=10, batch_size=4), window=WindowSettings(enabled=True))
+    assert list(Draws(settings, 6)) == list(Draws(settings, 0))[6:]
+    assert len(Draws(settings, 6)) == 4
+
+
+def test_no_sample_is_drawn_twice():
+    numbers = [draw.number for batch in Draws(TrainSettings(schedule=ScheduleSettings(steps=20)), 0) for draw in batch]
+    assert numbers == list(range(20 * 32))
+
+
+def test_batch_stacks_its_samples(rng):
+    samples = [
+        (rng.integers(0, 9, (4, 5, 3), dtype=np.uint8), rng.integers(0, 9, (4, 5), dtype=np.uint8), t) for t in (2, 0)
+    ]
+    batch = collate(samples)
+    assert batch.images.shape == (2, 4, 5, 3)
+    assert batch.targets.tolist() == [2, 0]
+    assert torch.equal(batch.masks[1], torch.from_numpy(samples[1][1]))
+
+
+def test_refuses_an_image_of_another_size_than_its_annotations(coco_folder):
+    edit(coco_folder, lambda content: content["images"][0].update(width=60))
+    split = read_data(data(coco_folder, holdout=0.0))
+    plain = PlainRegions(split.train, ViewSettings(), split.categories)
+    assert load_image(coco_folder / "images" / "000.png").shape == (48, 48, 3)
+    with pytest.raises(MaskError, match=r"000\.png: is 48 x 48 pixels, but its annotation 100 is of .* 60 x 48"):
+        plain[0]
