@@ -114,7 +114,10 @@ def test_optimiser_goes_on_as_if_never_stopped():
 
     network, optimiser = start()
     trained(network, optimiser, 3, seed=1)
-    tensors = {name: t.contiguous() for name, t in optimiser_tensors(optimiser, network).items()}
+    tensors = {
+        name: t.clone(memory_format=torch.contiguous_format)
+        for name, t in optimiser_tensors(optimiser, network).items()
+    }
     resumed, its_optimiser = start()
     resumed.load_state_dict(network.state_dict())
     restore_optimiser(its_optimiser, resumed, tensors)
