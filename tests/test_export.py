@@ -60,6 +60,12 @@ def test_metadata_carry_all_that_naming_needs(tmp_path):
     assert info.training["regions_train"] == 3
 
 
+def test_model_file_names_no_folder_of_the_machine(tmp_path):
+    content = tiny_model(tmp_path).read_bytes()
+    for trace in (b"export.py", b"network.py", b"site-packages", str(tmp_path).encode()):
+        assert trace not in content
+
+
 def test_refuses_a_graph_with_other_numbers_and_writes_nothing(tmp_path, monkeypatch):
     written = export._write_graph
 

@@ -98,6 +98,7 @@ def export_model(checkpoint_path: Path, output: Path, storage: Storage = "auto")
             },
         )
         model = onnx.load(chosen)
+        _strip_traces(model)
         onnx.helper.set_model_props(model, info.to_metadata())
         with whole_file(output) as temporary:
             onnx.save(model, temporary)
@@ -125,6 +126,14 @@ def _write_graph(network: RegionClassifier, checkpoint: Checkpoint, path: Path) 
             verbose=False,
         )
     program.save(str(path), external_data=False)
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes of its own source code: it names folders of the machine, and takes room."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
 
 
 def compare(network: RegionClassifier, path: Path, checkpoint: Checkpoint, tolerance: float) -> float:
