@@ -55,11 +55,8 @@ def train(settings: TrainSettings, folder: Path) -> Path:
     )
     folder.mkdir(parents=True, exist_ok=True)
     run = _start(settings, split, folder, accelerator)
-    first_step, started = run.step, time.monotonic()
     with SummaryWriter(str(folder / "tensorboard"), purge_step=run.step) as log:
         _steps(run, log)
-    if run.step > first_step:
-        run.record["seconds"] = round(run.record.get("seconds", 0) + time.monotonic() - started)
     final = _finish(run)
     if accelerator.is_main_process:
         final.save(folder / FINAL)
@@ -206,6 +203,7 @@ def _steps(run: _Run, log: SummaryWriter) -> None:
         prefetch_factor=4 if settings.data.workers else None,
         **_worker_options(settings),
     )
+    started = time.monotonic() - run.record.get("seconds", 0)
     hidden = not run.accelerator.is_main_process
     progress = tqdm(
         desc=settings.run.name,
@@ -238,6 +236,7 @@ def _steps(run: _Run, log: SummaryWriter) -> None:
             if run.accelerator.is_main_process and (
                 run.step % settings.run.checkpoint_every == 0 or run.step == schedule.steps
             ):
+                run.record["seconds"] = round(time.monotonic() - started)
                 run.checkpoint().save(run.folder / CHECKPOINT)
 
 

@@ -1,0 +1,342 @@
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from maskwise.errors import SettingsError
+from maskwise.regions import Category
+from maskwise.training import loop
+from maskwise.training.builder import build_network
+from maskwise.training.checkpoint import load_checkpoint
+from maskwise.training.loop import fit_temperature, loss_of, make_optimiser, network_of, rate_factor, set_mode, train
+from maskwise.training.settings import (
+    AugmentSettings,
+    DataSettings,
+    NetworkSettings,
+    RunSettings,
+    ScheduleSettings,
+    SourceSettings,
+    TrainSettings,
+)
+from maskwise.views import ViewSettings
+from two_objects import write_two_objects
+
+STILL = AugmentSettings(
+    flip=0.5, scale=(1.0, 1.0), shift=0, brightness=0, contrast=0, saturation=0, mask_jitter=0
+)  # Nothing but mirroring.
+
+
+def settings(folder, *, network=None, augment=STILL, holdout=0.3, run=None, **schedule):
+    """A run on images of 32 x 32, each seen whole: a crop of ten times the region is as large as the image."""
+    defaults = {"steps": 6, "batch_size": 4, "warmup_steps": 2, "average": 0.0, "precision": "float32"}
+    source = SourceSettings(images="images", annotations="annotations.json")
+    return TrainSettings(
+        network=NetworkSettings(trunk="test_resnet", **{"sites": ("conv1",), "merge": "both", **(network or {})}),
+        weights="random",
+        view=ViewSettings(size=32, context=10.0),
+        data=DataSettings(data_root=str(folder), sources=(source,), holdout=holdout, workers=0),
+        augment=augment,
+        schedule=ScheduleSettings(**{**defaults, **schedule}),
+        run=RunSettings(**{"device": "cpu", "checkpoint_every": 3, "validate_every": 1000, **(run or {})}),
+    )
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    return write_two_objects(tmp_path_factory.mktemp("data") / "two", images=100, side=32)
+
+
+def same_weights(one, other):
+    assert one.tensors.keys() == other.tensors.keys()
+    for name, tensor in one.tensors.items():
+        torch.testing.assert_close(tensor, other.tensors[name], rtol=0, atol=0, msg=name)
+
+
+# The end-to-end test: two objects in one image, only the mask tells which.
+
+
+def accuracy(objects, folder, **network):
+    run = settings(objects, network=network, steps=60, batch_size=16, lr_trunk=3e-3, lr_new=3e-3, label_smoothing=0.0)
+    return load_checkpoint(train(run, folder)).record["holdout_accuracy"]
+
+
+@pytest.mark.parametrize("merge", ["multiply", "add", "both"])
+def test_mask_branch_learns_which_of_two_objects_is_meant(objects, tmp_path, merge):
+    assert accuracy(objects, tmp_path, sites=("conv1",), merge=merge) > 0.9
+
+
+def test_network_that_ignores_the_mask_cannot_tell(objects, tmp_path):
+    assert accuracy(objects, tmp_path, sites=(), pool="mean") < 0.6
+
+
+# Going on with a run.
+
+
+def interrupt(run, folder, monkeypatch, after):
+    """Train until a step, then die; what is left is the last checkpoint."""
+    step = loop._step
+
+    def step_or_die(state, batch):
+        if state.step == after:
+            raise KeyboardInterrupt
+        return step(state, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", step_or_die)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, folder)
+    assert not (folder / loop.FINAL).exists()
+
+
+@pytest.mark.parametrize(
+    "schedule", [{}, {"average": 0.9, "steps": 8}, {"head_steps": 4}, {"optimiser": "adam"}], ids=str
+)
+def test_resumed_run_ends_as_the_unbroken_one(objects, tmp_path, monkeypatch, schedule):
+    run = settings(objects, network={"dropout": 0.3}, augment=AugmentSettings(), **schedule)
+    unbroken = load_checkpoint(train(run, tmp_path / "unbroken"))
+    interrupt(run, tmp_path / "broken", monkeypatch, after=5)
+    assert load_checkpoint(tmp_path / "broken" / loop.CHECKPOINT).step == 3
+    resumed = load_checkpoint(train(run, tmp_path / "broken"))
+    assert resumed.step == unbroken.step
+    assert resumed.temperature == unbroken.temperature
+    same_weights(resumed, unbroken)
+
+
+def test_finished_run_is_not_trained_again(objects, tmp_path):
+    run = settings(objects)
+    first = load_checkpoint(train(run, tmp_path))
+    again = load_checkpoint(train(run, tmp_path))
+    same_weights(first, again)
+    assert again.record == first.record
+
+
+def test_refuses_to_go_on_with_a_run_of_other_settings(objects, tmp_path):
+    run = settings(objects, steps=3)
+    train(run, tmp_path)
+    with pytest.raises(SettingsError, match="holds a run of other settings; give another folder"):
+        train(replace(run, schedule=replace(run.schedule, steps=5)), tmp_path)
+    train(replace(run, run=replace(run.run, log_every=1)), tmp_path)  # What does not touch the weights may change.
+
+
+def test_refuses_to_go_on_with_a_run_on_other_classes(tmp_path):
+    folder = write_two_objects(tmp_path / "data", images=8, side=32)
+    train(settings(folder, steps=3), tmp_path / "run")
+    content = json.loads((folder / "annotations.json").read_text())
+    content["categories"].append({"id": 9, "name": "ring"})
+    (folder / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(SettingsError, match="holds a run on other classes"):
+        train(settings(folder, steps=3), tmp_path / "run")
+
+
+# What a run leaves.
+
+
+def test_final_checkpoint_is_all_that_prediction_needs(objects, tmp_path):
+    run = settings(objects, average=0.5)
+    final = load_checkpoint(train(run, tmp_path))
+    assert final.settings == run
+    assert final.categories == (Category(3, "square"), Category(7, "disc"))
+    assert {name.split(".")[0] for name in final.tensors} == {"model"}
+    network = network_of(final)
+    assert not network.training
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, final.tensors[f"model.{name}"], rtol=0, atol=0)
+
+
+def test_record_counts_what_was_used(objects, tmp_path):
+    train(settings(objects), tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["regions_train"] + record["regions_holdout"] == 200
+    assert record["classes"] == 2
+    assert record["settings"]["schedule"]["steps"] == 6
+    assert record["temperature"] > 0
+    assert 0 <= record["holdout_accuracy"] <= 1
+
+
+def test_run_without_held_out_images_is_not_calibrated(objects, tmp_path):
+    final = load_checkpoint(train(settings(objects, holdout=0.0, steps=2), tmp_path))
+    assert final.temperature == 1
+    assert "holdout_accuracy" not in final.record
+
+
+def test_logged_numbers_are_those_of_the_step(objects, tmp_path, monkeypatch):
+    seen, logged = [], []
+    step = loop._step
+
+    def watched(run, batch):
+        with torch.no_grad():
+            set_mode(run.bare, head_only=False)
+            logits = run.bare(batch.images, batch.masks)
+        seen.append((F.cross_entropy(logits, batch.targets).item(), (logits.argmax(1) == batch.targets).float().mean()))
+        return step(run, batch)
+
+    monkeypatch.setattr(loop, "_step", watched)
+    monkeypatch.setattr(
+        loop.SummaryWriter, "add_scalar", lambda _log, name, value, number: logged.append((name, value, number))
+    )
+    run = settings(objects, label_smoothing=0.0, lr_trunk=1e-3, lr_new=4e-3, run={"log_every": 1, "validate_every": 3})
+    final = load_checkpoint(train(run, tmp_path))
+    values = {(name, number): value for name, value, number in logged}
+    for number, (loss, right) in enumerate(seen, start=1):
+        factor = rate_factor(number - 1, run.schedule)
+        assert values["train/loss", number] == pytest.approx(loss, rel=1e-4)
+        assert values["train/accuracy", number] == pytest.approx(float(right))
+        assert values["rate/0.001", number] == pytest.approx(1e-3 * factor)
+        assert values["rate/0.004", number] == pytest.approx(4e-3 * factor)
+    assert values["holdout/accuracy", 6] == pytest.approx(final.record["holdout_accuracy"], abs=1e-4)
+
+
+# The schedule.
+
+
+def moved(objects, tmp_path, **schedule):
+    """Which parts of the network differ after a run from what it began with."""
+    run = settings(objects, holdout=0.0, **schedule)
+    torch.manual_seed(run.schedule.seed)
+    before = build_network(run.network, classes=2, probe_size=32).state_dict()
+    after = load_checkpoint(train(run, tmp_path)).part("model")
+    return {name.split(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+
+
+def test_head_alone_learns_first(objects, tmp_path):
+    assert moved(objects, tmp_path / "a", steps=3, head_steps=3) == {"head"}
+    assert moved(objects, tmp_path / "b", steps=4, head_steps=2) == {"head", "branch", "trunk"}
+
+
+def test_rates_reach_their_parts(objects, tmp_path):
+    assert moved(objects, tmp_path / "a", steps=2, lr_trunk=0.0, weight_decay=0.0) == {"head", "branch"}
+    assert moved(objects, tmp_path / "b", steps=2, lr_new=0.0, weight_decay=0.0) == {"trunk"}
+
+
+def test_rate_rises_then_stays_or_falls():
+    schedule = ScheduleSettings(steps=110, warmup_steps=10, decay="constant")
+    assert [rate_factor(step, schedule) for step in (0, 4, 9, 10, 60, 109)] == [0.1, 0.5, 1, 1, 1, 1]
+    falls = replace(schedule, decay="cosine")
+    assert rate_factor(35, falls) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+    factors = [rate_factor(step, falls) for step in range(10, 111)]
+    assert factors == sorted(factors, reverse=True)
+    assert factors[-1] == pytest.approx(0)
+    assert rate_factor(0, ScheduleSettings(warmup_steps=0)) == 1
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return build_network(NetworkSettings(trunk="test_resnet", sites=("conv1",), merge="both"), classes=3, probe_size=32)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
+def test_rates_and_decay_reach_the_optimiser(network, name, kind):
+    schedule = ScheduleSettings(optimiser=name, lr_trunk=1e-3, lr_new=2e-3, weight_decay=0.3)
+    optimiser = make_optimiser(network, schedule)
+    assert type(optimiser) is kind
+    found = {p: (g["lr"], g["peak_lr"], g["weight_decay"]) for g in optimiser.param_groups for p in g["params"]}
+    assert len(found) == len(list(network.parameters()))
+    for parameter_name, parameter in network.named_parameters():
+        rate = 1e-3 if parameter_name.startswith("trunk.") else 2e-3
+        assert found[parameter] == (rate, rate, 0.3 if parameter.ndim > 1 else 0.0), parameter_name
+
+
+def test_weight_decay_shrinks_the_weights(network):
+    optimiser = make_optimiser(network, ScheduleSettings(lr_new=0.1, weight_decay=0.5))
+    before = network.head.weight.detach().clone()
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    torch.testing.assert_close(network.head.weight.detach(), before * (1 - 0.1 * 0.5))
+
+
+def test_batch_statistics_stay_as_pretrained(network):
+    set_mode(network, head_only=False)
+    before = {name: b.clone() for name, b in network.trunk.named_buffers()}
+    network(torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8), torch.zeros(4, 32, 32, dtype=torch.uint8))
+    assert network.training
+    for name, buffer in network.trunk.named_buffers():
+        torch.testing.assert_close(buffer, before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9])
+def test_average_is_what_its_decay_says(objects, tmp_path, monkeypatch, decay):
+    """After a young half of copies: decay times the old plus the rest times the new."""
+    seen = []
+    step = loop._step
+
+    def watched(run, batch):
+        result = step(run, batch)
+        seen.append((run.bare.head.weight.detach().clone(), run.average.module.head.weight.detach().clone()))
+        return result
+
+    monkeypatch.setattr(loop, "_step", watched)
+    train(settings(objects, holdout=0.0, steps=6, average=decay), tmp_path)
+    for _, (last, average) in zip(range(3), seen, strict=False):
+        torch.testing.assert_close(average, last)
+    for (_, before), (last, average) in pairwise(seen[2:]):
+        torch.testing.assert_close(average, decay * before + (1 - decay) * last)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_gradients_are_clipped_as_told(objects, tmp_path, monkeypatch, clip):
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def watched(optimiser, *args, **more):
+        grads = [p.grad for g in optimiser.param_groups for p in g["params"] if p.grad is not None]
+        norms.append(float(torch.nn.utils.get_total_norm(grads)))
+        return step(optimiser, *args, **more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    train(settings(objects, holdout=0.0, steps=2, clip=clip), tmp_path)
+    assert len(norms) == 2
+    assert all(norm == pytest.approx(1e-3, rel=1e-3) if clip else norm > 1e-2 for norm in norms)
+
+
+# Losses and calibration by hand.
+
+LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+TARGETS = torch.tensor([0, 2])
+
+
+def log_probability(row, index):
+    values = [math.exp(value) for value in LOGITS[row].tolist()]
+    return math.log(values[index] / sum(values))
+
+
+def test_cross_entropy_is_the_mean_over_the_batch():
+    expected = -(log_probability(0, 0) + log_probability(1, 2)) / 2
+    assert loss_of(LOGITS, TARGETS, ScheduleSettings(label_smoothing=0.0)).item() == pytest.approx(expected)
+
+
+def test_smoothing_gives_every_class_its_share():
+    right = -(log_probability(0, 0) + log_probability(1, 2)) / 2
+    even = -sum(log_probability(row, index) for row in range(2) for index in range(3)) / 6
+    loss = loss_of(LOGITS, TARGETS, ScheduleSettings(label_smoothing=0.2))
+    assert loss.item() == pytest.approx(0.8 * right + 0.2 * even)
+
+
+def test_published_loss_is_the_mean_over_batch_and_classes():
+    onehot, probabilities = F.one_hot(TARGETS, 3), LOGITS.softmax(dim=1)
+    expected = (-onehot * torch.log(probabilities + 1e-7)).mean()
+    assert loss_of(LOGITS, TARGETS, ScheduleSettings(loss="published")).item() == pytest.approx(expected.item())
+
+
+def test_published_loss_is_bounded_where_cross_entropy_is_not():
+    hopeless = loss_of(torch.tensor([[200.0, 0.0]]), torch.tensor([1]), ScheduleSettings(loss="published"))
+    assert hopeless.item() == pytest.approx(-math.log(1e-7) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
+def test_known_temperature_is_found(temperature):
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 4, generator=generator)
+    targets = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
+    assert fit_temperature(logits * temperature, targets) == pytest.approx(temperature, rel=0.05)
+
+
+def test_temperature_is_bounded():
+    sure = torch.eye(3) * 5
+    assert 0.05 <= fit_temperature(sure, torch.arange(3)) < 1
+    assert fit_temperature(sure, torch.tensor([1, 2, 0])) == pytest.approx(20)
