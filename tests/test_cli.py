@@ -121,6 +121,12 @@ def test_an_output_in_a_missing_folder_is_refused(photo, model, tmp_path, capsys
     fails(args, capsys, "o.json: cannot write there")
 
 
+def test_a_picture_of_no_format_is_refused_before_anything_is_written(photo, model, tmp_path, capsys):
+    outputs = ["--json", tmp_path / "o.json", "--overlay", tmp_path / "o.xyz"]
+    fails(["predict", photo, "--box", "0,0,5,5", "--model", model, *outputs], capsys, "o.xyz", ".png")
+    assert not (tmp_path / "o.json").exists()
+
+
 @pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", "500,0,5,5", "0,0,0,5"])
 def test_an_impossible_box_is_refused(photo, capsys, box):
     fails(["predict", photo, "--box", box], capsys, box.split(",")[0])

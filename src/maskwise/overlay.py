@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 import supervision
 from PIL import Image
 
+from maskwise.errors import InputError
 from maskwise.files import whole_file
 from maskwise.images import Pixels
 from maskwise.masks import Mask
 from maskwise.predictor import Prediction
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def draw_overlay(image: Pixels, masks: Sequence[Mask], predictions: Sequence[Prediction]) -> Pixels:
@@ -60,7 +64,18 @@ def thickest_point(mask: Mask) -> tuple[int, int]:
     return x + int(column) - 1, y + int(row) - 1
 
 
-def write_overlay(path: object, image: Pixels, masks: Sequence[Mask], predictions: Sequence[Prediction]) -> None:
+def write_overlay(path: Path, image: Pixels, masks: Sequence[Mask], predictions: Sequence[Prediction]) -> None:
     """Draw and write, in the format of the path's suffix, whole or not at all."""
+    check_suffix(path)
     with whole_file(path) as temporary:
         Image.fromarray(draw_overlay(image, masks, predictions)).save(temporary)
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a picture in a format that cannot be written.
+
+    Raises:
+        InputError: the path's suffix is not a picture's.
+    """
+    if path.suffix.lower() not in PICTURE_SUFFIXES:
+        raise InputError(f"{path}: a picture is written as {', '.join(PICTURE_SUFFIXES)}; give a path that ends so")

@@ -64,6 +64,10 @@ class Command:
                 file=sys.stderr,
             )
             raise SystemExit(2)
+        if self.overlay is not None:
+            from maskwise.overlay import check_suffix, write_overlay
+
+            check_suffix(self.overlay)  # Before the work, not after it.
         image = load_image(self.image)
         regions = self._regions(image.shape[:2])
         predictor = Predictor(self.model, device=self.device, threads=self.threads)
@@ -71,8 +75,6 @@ class Command:
         if self.json is not None:
             write_json(self.json, self._record(regions, predictions, predictor.info.name))
         if self.overlay is not None:
-            from maskwise.overlay import write_overlay
-
             write_overlay(self.overlay, image, [mask for _, mask in regions], predictions)
         print_table([name for name, _ in regions], predictions)
 
