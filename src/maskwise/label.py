@@ -13,10 +13,10 @@ from typing import Any
 from tqdm import tqdm
 
 from maskwise.coco import CocoFile, image_path
-from maskwise.errors import AnnotationError, MaskError, MissingExtraError
+from maskwise.errors import AnnotationError, MissingExtraError
 from maskwise.files import write_json
 from maskwise.images import load_image
-from maskwise.predictor import Predictor, check_size
+from maskwise.predictor import Predictor
 from maskwise.regions import Category
 
 Answer = dict[str, Any]
@@ -99,15 +99,7 @@ def answer_task(coco: CocoFile, task: Task, predictor: Predictor, top: int) -> l
         MaskError: a segment is malformed, empty, or of another size than the image; the message names the annotation.
     """
     image = load_image(task.path)
-    masks = []
-    for position in task.positions:
-        annotation = coco.annotations[position]
-        mask = coco.mask(annotation, image.shape[:2])
-        try:
-            check_size(mask, image.shape[:2])
-        except MaskError as error:
-            raise MaskError(f"{coco.path}: annotation id {annotation['id']}: {error}") from error
-        masks.append(mask)
+    masks = [coco.mask(coco.annotations[position], image.shape[:2]) for position in task.positions]
     predictions = predictor.predict(image, masks, top=top)
     return [
         {"top_names": [n.name for n in p.names], "top_scores": [round(n.probability, 6) for n in p.names]}

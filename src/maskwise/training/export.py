@@ -22,7 +22,7 @@ from maskwise.files import whole_file
 from maskwise.modelfile import INPUTS, OUTPUTS, ModelInfo
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint
 from maskwise.training.data import PlainRegions, Split, read_data
-from maskwise.training.loop import fit_temperature, logits_of, network_of
+from maskwise.training.loop import fit_temperature, logits_of, network_of, probe_size
 from maskwise.training.network import RegionClassifier
 
 Storage = Literal["int8", "fp16", "fp32", "auto"]
@@ -107,7 +107,7 @@ def export_model(checkpoint_path: Path, output: Path, storage: Storage = "auto")
 
 def _write_graph(network: RegionClassifier, checkpoint: Checkpoint, path: Path) -> None:
     view = checkpoint.settings.view
-    size = view.size if view.kind == "crop" else 224
+    size = probe_size(checkpoint.settings)
     batch = torch.export.Dim("regions", min=1)
     shape: dict[int, Any] = {0: batch}
     if view.kind == "whole":

@@ -103,7 +103,7 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
     torch.manual_seed(settings.schedule.seed)
     weights = "random" if (folder / CHECKPOINT).is_file() else settings.weights
     network = build_network(
-        settings.network, classes=len(split.categories), weights=weights, probe_size=_probe_size(settings)
+        settings.network, classes=len(split.categories), weights=weights, probe_size=probe_size(settings)
     ).to(memory_format=torch.channels_last)
     optimiser = make_optimiser(network, settings.schedule)
     network, optimiser = accelerator.prepare(network, optimiser)
@@ -128,7 +128,8 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
     return run
 
 
-def _probe_size(settings: TrainSettings) -> int:
+def probe_size(settings: TrainSettings) -> int:
+    """Side of the square image on which a network is built and traced, pixels."""
     return settings.view.size if settings.view.kind == "crop" else 224
 
 
@@ -231,8 +232,9 @@ def _steps(run: _Run, log: SummaryWriter) -> None:
                 )
             if run.step % settings.run.validate_every == 0 and run.split.holdout:
                 logits, targets = holdout_logits(run.best, run.split, settings, run.accelerator)
-                _log(run, log, {"holdout/accuracy": _accuracy(logits, targets).item()})
-                progress.write(f"step {run.step}: held-out accuracy {_accuracy(logits, targets).item():.3f}")
+                held_out = _accuracy(logits, targets).item()
+                _log(run, log, {"holdout/accuracy": held_out})
+                progress.write(f"step {run.step}: held-out accuracy {held_out:.3f}")
             if run.accelerator.is_main_process and (
                 run.step % settings.run.checkpoint_every == 0 or run.step == schedule.steps
             ):
@@ -371,7 +373,7 @@ def network_of(checkpoint: Checkpoint) -> RegionClassifier:
         ModelError, SettingsError: see `build_network`.
     """
     settings: NetworkSettings = checkpoint.settings.network
-    network = build_network(settings, classes=len(checkpoint.categories), probe_size=_probe_size(checkpoint.settings))
+    network = build_network(settings, classes=len(checkpoint.categories), probe_size=probe_size(checkpoint.settings))
     network.load_state_dict(checkpoint.weights)
     return network.eval()
 

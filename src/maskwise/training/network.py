@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Pixels = int | torch.SymInt
+Side = int | torch.SymInt
 """A side of an image; a symbol while a graph is exported."""
 
 INPUT_SITE = "input"
@@ -38,7 +38,7 @@ class Site:
     prefix: int = 0
     reduction: int = 1
 
-    def to_maps(self, features: Tensor, image_hw: tuple[Pixels, Pixels]) -> Float[Tensor, "n c h w"]:
+    def to_maps(self, features: Tensor, image_hw: tuple[Side, Side]) -> Float[Tensor, "n c h w"]:
         """Features as maps, prefix tokens left out."""
         if self.layout == "nchw":
             return features
@@ -188,7 +188,7 @@ class RegionClassifier(nn.Module):
         return torch.cat(pooled, dim=1)
 
     @contextmanager
-    def _steered(self, mask: Tensor, image_hw: tuple[Pixels, Pixels]) -> Iterator[None]:
+    def _steered(self, mask: Tensor, image_hw: tuple[Side, Side]) -> Iterator[None]:
         """While it lasts, the outputs of the sites' modules are steered by the mask."""
         with ExitStack() as stack:
             for site, module in zip(self.sites, self.branch, strict=True):
@@ -200,7 +200,7 @@ class RegionClassifier(nn.Module):
             yield
 
 
-def _hook(site: Site, module: nn.Module, mask: Tensor, image_hw: tuple[Pixels, Pixels]) -> Callable[..., Tensor]:
+def _hook(site: Site, module: nn.Module, mask: Tensor, image_hw: tuple[Side, Side]) -> Callable[..., Tensor]:
     def steer(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         return site.from_maps(module(site.to_maps(output, image_hw), mask), output)
 
