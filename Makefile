@@ -40,9 +40,11 @@ test: .venv-test/installed
 	$(TEST)/python -m pytest
 
 model: .venv-test/installed
-	$(TEST)/maskwise train recipes/first-resnet50.toml -o runs/first-resnet50
-	cp runs/first-resnet50/model.onnx src/maskwise/models/default.onnx
-	cp runs/first-resnet50/run.json src/maskwise/models/default.json
+	$(TEST)/python recipes/fetch_weights.py dinov2_vits14 -o runs/weights/dinov2_vits14.safetensors
+	$(TEST)/maskwise train recipes/dinov2-linear.toml -o runs/dinov2-linear
+	$(TEST)/maskwise train recipes/resnet50.toml -o runs/resnet50
+	cp runs/resnet50/model.onnx src/maskwise/models/default.onnx
+	cp runs/resnet50/run.json src/maskwise/models/default.json
 
 results: .venv/installed
 	$(DEMO)/maskwise evaluate $(MASKWISE_DATA)/coco/val2017 $(MASKWISE_DATA)/coco/annotations/instances_val2017.json \

@@ -1,7 +1,7 @@
 """Which context and pooling suit a frozen trunk: a linear layer on its features, judged on held-out training images.
 
 Run from the repository's root:
-python benchmarks/frozen_probe.py recipes/first-resnet50.toml -o benchmarks/results/frozen-probe.json
+python benchmarks/frozen_probe.py recipes/resnet50.toml -o benchmarks/results/frozen-probe.json
 """
 
 from __future__ import annotations

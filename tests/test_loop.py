@@ -93,7 +93,9 @@ def interrupt(run, folder, monkeypatch, after):
 
 
 @pytest.mark.parametrize(
-    "schedule", [{}, {"average": 0.9, "steps": 8}, {"head_steps": 4}, {"optimiser": "adam"}], ids=str
+    "schedule",
+    [{}, {"average": 0.9, "steps": 8}, {"head_steps": 4}, {"frozen": ("layer1",)}, {"optimiser": "adam"}],
+    ids=str,
 )
 def test_resumed_run_ends_as_the_unbroken_one(objects, tmp_path, monkeypatch, schedule):
     run = settings(objects, network={"dropout": 0.3}, augment=AugmentSettings(), **schedule)
@@ -259,6 +261,20 @@ def test_batch_statistics_stay_as_pretrained(network):
         torch.testing.assert_close(buffer, before[name], rtol=0, atol=0)
 
 
+def test_frozen_modules_never_learn_and_the_rest_does(objects, tmp_path):
+    run = settings(objects, network={"sites": ("layer2",)}, frozen=("conv1", "layer1"), label_smoothing=0.0)
+    first = load_checkpoint(train(replace(run, schedule=replace(run.schedule, steps=1)), tmp_path / "one"))
+    last = load_checkpoint(train(replace(run, schedule=replace(run.schedule, steps=9)), tmp_path / "nine"))
+    for name, tensor in first.tensors.items():
+        kept = name.startswith(("model.trunk.conv1.", "model.trunk.layer1.")) or "running_" in name or "tracked" in name
+        assert torch.equal(last.tensors[name], tensor) == kept, name
+
+
+def test_refuses_to_freeze_what_is_not_there(objects, tmp_path):
+    with pytest.raises(SettingsError, match=r"test_resnet has no layer9, stem; it has conv1"):
+        train(settings(objects, frozen=("layer1", "layer9", "stem")), tmp_path)
+
+
 @pytest.mark.parametrize("decay", [0.5, 0.9])
 def test_average_is_what_its_decay_says(objects, tmp_path, monkeypatch, decay):
     """After a young half of copies: decay times the old plus the rest times the new."""
@@ -333,10 +349,20 @@ def test_known_temperature_is_found(temperature):
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(20_000, 4, generator=generator)
     targets = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
-    assert fit_temperature(logits * temperature, targets) == pytest.approx(temperature, rel=0.05)
+    assert fit_temperature(logits * temperature, targets, torch.ones(len(targets))) == pytest.approx(
+        temperature, rel=0.05
+    )
 
 
 def test_temperature_is_bounded():
     sure = torch.eye(3) * 5
-    assert 0.05 <= fit_temperature(sure, torch.arange(3)) < 1
-    assert fit_temperature(sure, torch.tensor([1, 2, 0])) == pytest.approx(20)
+    assert 0.05 <= fit_temperature(sure, torch.arange(3), torch.ones(3)) < 1
+    assert fit_temperature(sure, torch.tensor([1, 2, 0]), torch.ones(3)) == pytest.approx(20)
+
+
+def test_temperature_heeds_the_regions_that_count():
+    sure, targets = 10 * torch.eye(4).repeat(8, 1), torch.arange(4).repeat(8)
+    targets[:4] = torch.tensor([1, 2, 3, 0])  # Four of 32 are wrong, and surely so.
+    right = torch.ones(32).index_fill_(0, torch.arange(4), 0.0)
+    assert fit_temperature(sure, targets, right) < 1 < fit_temperature(sure, targets, torch.ones(32))
+    assert fit_temperature(sure, targets, torch.zeros(32)) == 1

@@ -158,7 +158,7 @@ def test_classes_are_drawn_by_their_power(coco_folder, power, squares):
     uneven(coco_folder)
     settings = run(coco_folder, class_power=power)
     regions, rng = TrainingRegions(read_data(settings.data), settings), np.random.default_rng(0)
-    drawn = [regions.draw(rng).name == "square" for _ in range(2000)]
+    drawn = [regions.regions[regions.draw(rng)].name == "square" for _ in range(2000)]
     assert np.mean(drawn) == pytest.approx(squares, abs=0.04)
 
 
@@ -168,7 +168,8 @@ def test_image_may_be_drawn_before_the_region(coco_folder, image_first):
     uneven(coco_folder)
     settings = run(coco_folder, class_power=0.0, image_first=image_first)
     regions, rng = TrainingRegions(read_data(settings.data), settings), np.random.default_rng(0)
-    drawn = Counter(region.image_id for region in (regions.draw(rng) for _ in range(4000)) if region.name == "disc")
+    several = (regions.regions[regions.draw(rng)] for _ in range(4000))
+    drawn = Counter(region.image_id for region in several if region.name == "disc")
     assert drawn[0] / drawn.total() == pytest.approx(1 / 8 if image_first else 1 / 15, abs=0.02)
 
 
@@ -182,11 +183,33 @@ def test_sample_without_variation_is_what_prediction_sees(coco_folder):
         assert any(same(regions[Draw(number)], sample) for sample in seen)
 
 
+def test_sample_says_which_region_it_is_of(coco_folder):
+    settings = run(coco_folder, augment=STILL)
+    split = read_data(settings.data)
+    plain = PlainRegions(split.train, settings.view, split.categories)
+    regions = TrainingRegions(split, settings)
+    for number in range(10):
+        sample = regions[Draw(number)]
+        assert same(sample, plain[sample[3]])
+
+
+def test_temperature_is_set_on_classes_as_they_are_drawn_and_on_sources_that_say_so(coco_folder):
+    uneven(coco_folder)
+    there = replace(data(coco_folder).sources[0])
+    split = read_data(data(coco_folder, holdout=0.4, sources=(there, replace(there, calibrate=False))))
+    weights = split.calibration_weights(0.5).tolist()
+    counts = Counter(region.name for region in split.train)
+    half = len(split.holdout) // 2
+    assert weights[:half] == pytest.approx([counts[region.name] ** -0.5 for region in split.holdout[:half]])
+    assert weights[half:] == [0.0] * half
+
+
 def test_target_is_the_class_of_the_region(coco_folder):
     split = read_data(data(coco_folder, holdout=0.0))
     plain = PlainRegions(split.train, ViewSettings(size=32), split.categories)
     for number, region in enumerate(split.train):
-        pixels, coverage, target = plain[number]
+        pixels, coverage, target, its_number = plain[number]
+        assert its_number == number
         assert split.categories[target].name == region.name
         red, _, blue = pixels[coverage == 255].mean(axis=0)
         assert (red > blue) == (region.name == "square")
@@ -254,11 +277,13 @@ def test_no_sample_is_drawn_twice():
 
 def test_batch_stacks_its_samples(rng):
     samples = [
-        (rng.integers(0, 9, (4, 5, 3), dtype=np.uint8), rng.integers(0, 9, (4, 5), dtype=np.uint8), t) for t in (2, 0)
+        (rng.integers(0, 9, (4, 5, 3), dtype=np.uint8), rng.integers(0, 9, (4, 5), dtype=np.uint8), target, number)
+        for target, number in ((2, 8), (0, 5))
     ]
     batch = collate(samples)
     assert batch.images.shape == (2, 4, 5, 3)
     assert batch.targets.tolist() == [2, 0]
+    assert batch.numbers.tolist() == [8, 5]
     assert torch.equal(batch.masks[1], torch.from_numpy(samples[1][1]))
 
 

@@ -24,8 +24,8 @@ class Command:
     and model.onnx; started again on the same folder, a run goes on from its last checkpoint.
 
     Examples:
-      maskwise train recipes/first-resnet50.toml -o runs/first
-      maskwise train recipes/first-resnet50.toml -o runs/short --schedule.steps 100
+      maskwise train recipes/resnet50.toml -o runs/resnet50
+      maskwise train recipes/resnet50.toml -o runs/short --schedule.steps 100
     """
 
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/model")

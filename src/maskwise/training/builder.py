@@ -20,7 +20,7 @@ PUBLISHED_STD_RGB = (65.0, 65.0, 65.0)
 
 
 def build_network(
-    settings: NetworkSettings, *, classes: int, weights: str = "random", probe_size: int = 224
+    settings: NetworkSettings, *, classes: int, weights: str = "random", probe_size: int = 224, teacher_width: int = 0
 ) -> RegionClassifier:
     """Build a network.
 
@@ -29,6 +29,7 @@ def build_network(
         classes: number of logits.
         weights: of the trunk: `random`, `timm`, or a safetensors file in timm's (for ResNets also torchvision's) names.
         probe_size: side of the square image on which the layout of sites is found, pixels.
+        teacher_width: of a teacher's embeddings, which are learned beside the names; 0: no teacher.
 
     Raises:
         SettingsError: no such trunk or site, or a trunk that the branch does not fit.
@@ -54,6 +55,7 @@ def build_network(
         classes=classes,
         pool=settings.pool,
         dropout=settings.dropout,
+        teacher_width=teacher_width,
         mean_rgb=mean,
         std_rgb=std,
     )

@@ -7,15 +7,16 @@ unbroken run would have seen, whatever the number of worker processes.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -38,11 +39,32 @@ class Split:
         categories: all classes, in order of first mention; ids are the first source's where it has them.
         train: learned from.
         holdout: never learned from: for calibration and for choosing.
+        calibrates: of each held-out region, whether it sets the temperature.
     """
 
     categories: tuple[Category, ...]
     train: tuple[LabelledRegion, ...]
     holdout: tuple[LabelledRegion, ...]
+    calibrates: tuple[bool, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes' names, in the order of the logits."""
+        return tuple(category.name for category in self.categories)
+
+    def calibration_weights(self, class_power: float) -> Float[Tensor, " holdout"]:
+        """What each held-out region counts for when the temperature is set: classes as often as they are drawn.
+
+        Args:
+            class_power: `DataSettings.class_power`.
+        """
+        counts = Counter(region.name for region in self.train)
+        return torch.tensor(
+            [
+                max(counts[region.name], 1) ** (class_power - 1) if calibrates else 0.0
+                for region, calibrates in zip(self.holdout, self.calibrates, strict=True)
+            ]
+        )
 
 
 def read_source(source: SourceSettings, root: Path) -> RegionSet:
@@ -75,13 +97,17 @@ def read_data(settings: DataSettings) -> Split:
         raise SettingsError("data.sources is empty; name at least one folder of images with annotations or label maps")
     root = Path(expand(settings.data_root))
     sets = [read_source(source, root) for source in settings.sources]
-    train, holdout = [], []
-    for regions in sets:
+    train, holdout, calibrates = [], [], []
+    for source, regions in zip(settings.sources, sets, strict=True):
         for region in regions.regions:
-            (holdout if _held_out(region.image_path, settings.holdout) else train).append(region)
+            if _held_out(region.image_path, settings.holdout):
+                holdout.append(region)
+                calibrates.append(source.calibrate)
+            else:
+                train.append(region)
     if not train:
         raise SettingsError("the sources have no region to learn from")
-    return Split(_merge_categories(sets), tuple(train), tuple(holdout))
+    return Split(_merge_categories(sets), tuple(train), tuple(holdout), tuple(calibrates))
 
 
 def _held_out(path: Path, fraction: float) -> bool:
@@ -134,17 +160,34 @@ class Draws(Sampler[list[Draw]]):
 
 @dataclass(frozen=True)
 class Batch:
-    """Views and class indices of several regions; images and masks as `RegionClassifier` takes them."""
+    """Views of several regions, as `RegionClassifier` takes them.
+
+    Attributes:
+        images: RGB.
+        masks: how much of each pixel the region covers.
+        targets: class indices.
+        numbers: of the regions, in the tuple that they are from.
+    """
 
     images: UInt8[Tensor, "n h w 3"]
     masks: UInt8[Tensor, "n h w"]
-    targets: Tensor
+    targets: Int64[Tensor, " n"]
+    numbers: Int64[Tensor, " n"]
 
 
-def collate(samples: list[tuple[np.ndarray, np.ndarray, int]]) -> Batch:
+Sample = tuple[np.ndarray, np.ndarray, int, int]
+"""Pixels, coverage, class index, number of the region."""
+
+
+def collate(samples: list[Sample]) -> Batch:
     """Samples to one batch."""
-    images, masks, targets = zip(*samples, strict=True)
-    return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks)), torch.tensor(targets))
+    images, masks, targets, numbers = zip(*samples, strict=True)
+    return Batch(
+        torch.from_numpy(np.stack(images)),
+        torch.from_numpy(np.stack(masks)),
+        torch.tensor(targets),
+        torch.tensor(numbers),
+    )
 
 
 @lru_cache(maxsize=16)
@@ -167,25 +210,33 @@ class TrainingRegions(Dataset):
 
     def __init__(self, split: Split, settings: TrainSettings) -> None:
         self.settings = settings
-        self.index = {category.name: i for i, category in enumerate(split.categories)}
-        self._by_class: dict[str, list[list[LabelledRegion]]] = {}
-        for name, regions in _grouped(split.train, lambda r: r.name).items():
-            images = _grouped(regions, lambda r: r.image_path).values() if settings.data.image_first else [regions]
+        self.regions = split.train
+        self.index = {name: i for i, name in enumerate(split.names)}
+        self._by_class: dict[str, list[list[int]]] = {}
+        for name, numbers in self._grouped(range(len(self.regions)), "name").items():
+            images = self._grouped(numbers, "image_path").values() if settings.data.image_first else [numbers]
             self._by_class[name] = list(images)
         counts = np.array([sum(map(len, groups)) for groups in self._by_class.values()], dtype=float)
         weights = counts**settings.data.class_power
         self._names = list(self._by_class)
         self._probabilities = weights / weights.sum()
 
-    def draw(self, rng: np.random.Generator) -> LabelledRegion:
-        """A region at random."""
+    def _grouped(self, numbers: Iterable[int], attribute: str) -> dict[Any, list[int]]:
+        groups = defaultdict(list)
+        for number in numbers:
+            groups[getattr(self.regions[number], attribute)].append(number)
+        return groups
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """The number of a region, at random."""
         groups = self._by_class[self._names[rng.choice(len(self._names), p=self._probabilities)]]
         group = groups[rng.integers(len(groups))]
         return group[rng.integers(len(group))]
 
-    def __getitem__(self, draw: Draw) -> tuple[np.ndarray, np.ndarray, int]:
+    def __getitem__(self, draw: Draw) -> Sample:
         rng = np.random.default_rng((self.settings.schedule.seed, 0, draw.number))
-        region = self.draw(rng)
+        number = self.draw(rng)
+        region = self.regions[number]
         augment = self.settings.augment
         mask = sloppy_mask(region.read_mask(), augment, rng)
         if draw.window_hw is not None:
@@ -195,7 +246,7 @@ class TrainingRegions(Dataset):
         else:
             view = self.settings.view.view(mask)
         pixels, coverage = jitter_flip(view, augment, rng).render(_image_of(region, mask), mask)
-        return jitter_colours(pixels, augment, rng), coverage, self.index[region.name]
+        return jitter_colours(pixels, augment, rng), coverage, self.index[region.name], number
 
 
 class PlainRegions(Dataset):
@@ -211,15 +262,8 @@ class PlainRegions(Dataset):
     def __len__(self) -> int:
         return len(self.regions)
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, int]:
+    def __getitem__(self, number: int) -> Sample:
         region = self.regions[number]
         mask = region.read_mask()
         pixels, coverage = self.view.view(mask).render(_image_of(region, mask), mask)
-        return pixels, coverage, self.index[region.name]
-
-
-def _grouped(regions, key) -> dict:
-    groups = defaultdict(list)
-    for region in regions:
-        groups[key(region)].append(region)
-    return groups
+        return pixels, coverage, self.index[region.name], number

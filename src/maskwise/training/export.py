@@ -194,7 +194,9 @@ def _store(
         name: round(float((values.argmax(1) == targets).float().mean()), 4) for name, values in logits.items()
     }
     chosen = "int8" if storage == "int8" or accuracies["fp16"] - accuracies["int8"] < INT8_COST else "fp16"
-    return {"fp16": halves, "int8": small}[chosen], chosen, fit_temperature(logits[chosen], targets), accuracies
+    weights = split.calibration_weights(checkpoint.settings.data.class_power)
+    temperature = fit_temperature(logits[chosen], targets, weights)
+    return {"fp16": halves, "int8": small}[chosen], chosen, temperature, accuracies
 
 
 def store_in_halves(source: Path, target: Path) -> None:

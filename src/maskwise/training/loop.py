@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint, optimiser_tensors, restore_optimiser
 from maskwise.training.data import Batch, Draws, PlainRegions, Split, TrainingRegions, collate, read_data
 from maskwise.training.network import RegionClassifier
-from maskwise.training.settings import NetworkSettings, ScheduleSettings, TrainSettings, settings_to_dict
+from maskwise.training.settings import NetworkSettings, ScheduleSettings, TrainSettings, expand, settings_to_dict
+from maskwise.training.teacher import distance_to_teacher, teacher_embeddings
 
 CHECKPOINT = "checkpoint.safetensors"
 FINAL = "final.safetensors"
+TEACHER = "teacher.safetensors"
 
 
 def train(settings: TrainSettings, folder: Path) -> Path:
@@ -78,6 +81,7 @@ class _Run:
     network: nn.Module
     average: AveragedModel | None
     optimiser: torch.optim.Optimizer
+    teacher: Tensor | None
     step: int = 0
     record: dict[str, Any] = field(default_factory=dict)
 
@@ -102,9 +106,19 @@ class _Run:
 def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: accelerate.Accelerator) -> _Run:
     torch.manual_seed(settings.schedule.seed)
     weights = "random" if (folder / CHECKPOINT).is_file() else settings.weights
+    teacher = None
+    if settings.teacher.model:
+        with accelerator.main_process_first():  # The others read what the first has kept.
+            teacher = teacher_embeddings(Path(expand(settings.teacher.model)), split.train, folder / TEACHER)
+        teacher = teacher.to(accelerator.device)
     network = build_network(
-        settings.network, classes=len(split.categories), weights=weights, probe_size=probe_size(settings)
+        settings.network,
+        classes=len(split.categories),
+        weights=weights,
+        probe_size=probe_size(settings),
+        teacher_width=0 if teacher is None else teacher.shape[1],
     ).to(memory_format=torch.channels_last)
+    _check_frozen(network, settings)
     optimiser = make_optimiser(network, settings.schedule)
     network, optimiser = accelerator.prepare(network, optimiser)
     bare = accelerator.unwrap_model(network)
@@ -122,10 +136,20 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
         "regions_train": len(split.train),
         "regions_holdout": len(split.holdout),
     }
-    run = _Run(settings, split, folder, accelerator, network, average, optimiser, record=record)
+    run = _Run(settings, split, folder, accelerator, network, average, optimiser, teacher, record=record)
     if (folder / CHECKPOINT).is_file():
         _resume(run, load_checkpoint(folder / CHECKPOINT))
     return run
+
+
+def _check_frozen(network: RegionClassifier, settings: TrainSettings) -> None:
+    known = {name for name, _ in (*network.trunk.named_modules(), *network.trunk.named_parameters())}
+    unknown = [name for name in settings.schedule.frozen if name not in known]
+    if unknown:
+        names = ", ".join(name for name, _ in network.trunk.named_children())
+        raise SettingsError(
+            f"schedule.frozen: trunk {settings.network.trunk} has no {', '.join(unknown)}; it has {names}"
+        )
 
 
 def probe_size(settings: TrainSettings) -> int:
@@ -272,11 +296,15 @@ def _step(run: _Run, batch: Batch) -> tuple[Tensor, Tensor]:
     factor = rate_factor(run.step, schedule)
     for group in run.optimiser.param_groups:
         group["lr"] = group["peak_lr"] * factor
-    set_mode(run.bare, head_only=run.step < schedule.head_steps)
+    set_mode(run.bare, head_only=run.step < schedule.head_steps, frozen=schedule.frozen)
     images, masks, targets = batch.images.to(device), batch.masks.to(device), batch.targets.to(device)
     with run.accelerator.autocast():
-        logits = network(images, masks)
+        out = network(images, masks)
+    logits, told = (out, None) if run.teacher is None else out
     loss = loss_of(logits.float(), targets, schedule)
+    if told is not None:
+        right = run.teacher[batch.numbers.to(device)]
+        loss = loss + run.settings.teacher.weight * distance_to_teacher(told.float(), right)
     run.accelerator.backward(loss)
     if schedule.clip:
         run.accelerator.clip_grad_norm_(network.parameters(), schedule.clip)
@@ -289,19 +317,23 @@ def _step(run: _Run, batch: Batch) -> tuple[Tensor, Tensor]:
     return loss.detach(), _accuracy(logits.detach(), targets)
 
 
-def set_mode(network: RegionClassifier, *, head_only: bool) -> None:
+def set_mode(network: RegionClassifier, *, head_only: bool, frozen: Sequence[str] = ()) -> None:
     """Training mode, but with the trunk's batch statistics kept as pretrained: batches here are small.
 
     Args:
         network: to be set.
         head_only: nothing but the head learns.
+        frozen: modules and parameters of the trunk that do not learn, by dotted name.
     """
     network.train()
     for module in network.trunk.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+    still = tuple(f"trunk.{name}." for name in frozen)
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not head_only or name.startswith("head."))
+        parameter.requires_grad_(
+            name.startswith(("head.", "teach.")) if head_only else not f"{name}.".startswith(still)
+        )
 
 
 def holdout_logits(
@@ -336,18 +368,25 @@ def logits_of(
     return torch.cat(logits), torch.cat(targets)
 
 
-def fit_temperature(logits: Tensor, targets: Tensor) -> float:
-    """The temperature under which logits (N x classes) are most likely, 0.05 to 20.
+def fit_temperature(logits: Tensor, targets: Tensor, weights: Tensor) -> float:
+    """The temperature under which targets are most likely, 0.05 to 20; 1 where no region counts.
+
+    Args:
+        logits: N x classes.
+        targets: N class indices.
+        weights: what each region counts for, 0 or more.
 
     Source:
         C. Guo et al., On calibration of modern neural networks, arXiv:1706.04599.
     """
+    if not weights.any():
+        return 1.0
     log_t = torch.zeros((), requires_grad=True)
     optimiser = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = F.cross_entropy(logits / log_t.exp(), targets)
+        loss = (F.cross_entropy(logits / log_t.exp(), targets, reduction="none") * weights).sum() / weights.sum()
         loss.backward()
         return loss
 
@@ -360,9 +399,9 @@ def _finish(run: _Run) -> Checkpoint:
     temperature = 1.0
     if run.split.holdout:
         logits, targets = holdout_logits(run.best, run.split, run.settings, run.accelerator)
-        temperature = fit_temperature(logits, targets)
+        temperature = fit_temperature(logits, targets, run.split.calibration_weights(run.settings.data.class_power))
         run.record["holdout_accuracy"] = round(_accuracy(logits, targets).item(), 4)
-    tensors = {f"model.{name}": t for name, t in run.best.state_dict().items()}
+    tensors = {f"model.{name}": t for name, t in run.best.state_dict().items() if not name.startswith("teach.")}
     return Checkpoint(run.settings, run.split.categories, run.step, temperature, run.record, tensors)
 
 
@@ -374,7 +413,7 @@ def network_of(checkpoint: Checkpoint) -> RegionClassifier:
     """
     settings: NetworkSettings = checkpoint.settings.network
     network = build_network(settings, classes=len(checkpoint.categories), probe_size=probe_size(checkpoint.settings))
-    network.load_state_dict(checkpoint.weights)
+    network.load_state_dict({name: t for name, t in checkpoint.weights.items() if not name.startswith("teach.")})
     return network.eval()
 
 

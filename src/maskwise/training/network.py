@@ -124,6 +124,7 @@ class RegionClassifier(nn.Module):
         classes: int,
         pool: Literal["mean", "mask", "both"] = "mean",
         dropout: float = 0.0,
+        teacher_width: int = 0,
         mean_rgb: Sequence[float],
         std_rgb: Sequence[float],
     ) -> None:
@@ -136,6 +137,7 @@ class RegionClassifier(nn.Module):
             classes: number of logits.
             pool: mean of the last features, mean under the mask, or both side by side.
             dropout: before the head, 0 to 1.
+            teacher_width: of the embeddings of a teacher that `teach` shall tell; 0: none.
             mean_rgb: subtracted from pixels of 0 to 255.
             std_rgb: divides what remains.
         """
@@ -149,17 +151,22 @@ class RegionClassifier(nn.Module):
         self.head = nn.Linear(features.channels * (2 if pool == "both" else 1), classes)
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
+        self.teach = nn.Linear(self.head.in_features, teacher_width) if teacher_width else None
         self.register_buffer("mean_rgb", torch.tensor(mean_rgb, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std_rgb", torch.tensor(std_rgb, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, images: UInt8[Tensor, "n H W 3"], masks: UInt8[Tensor, "n H W"]) -> Float[Tensor, "n classes"]:
-        """Logits of regions.
+    def forward(
+        self, images: UInt8[Tensor, "n H W 3"], masks: UInt8[Tensor, "n H W"]
+    ) -> Float[Tensor, "n classes"] | tuple[Float[Tensor, "n classes"], Float[Tensor, "n teacher"]]:
+        """Logits of regions; while training under a teacher, what its embeddings are thought to be beside them.
 
         Args:
             images: RGB, 0 to 255.
             masks: how much of each pixel the region covers, 0 to 255.
         """
-        return self.head(self.dropout(self.embed(images, masks)))
+        embeddings = self.embed(images, masks)
+        logits = self.head(self.dropout(embeddings))
+        return (logits, self.teach(embeddings)) if self.training and self.teach is not None else logits
 
     def embed(self, images: UInt8[Tensor, "n H W 3"], masks: UInt8[Tensor, "n H W"]) -> Float[Tensor, "n d"]:
         """What the head classifies; arguments as in `forward`."""

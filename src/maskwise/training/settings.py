@@ -64,6 +64,8 @@ class SourceSettings:
     """This source's class names to the names that the model shall use."""
     min_area: int = 1
     """Smaller connected components of label maps are left out, pixels."""
+    calibrate: bool = True
+    """Its held-out regions set the temperature; no for a source whose regions are easier than those to be named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,16 @@ class AugmentSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherSettings:
+    """A model whose embeddings of the training regions are learned beside their names."""
+
+    model: str = ""
+    """Model file of the teacher; none: names alone are learned."""
+    weight: float = 5.0
+    """Of the distance (one minus cosine) to the teacher's embedding, beside the loss of the names."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WindowSettings:
     """Random windows of random size, as published, in place of the region's own view; used for whole-image models."""
 
@@ -127,6 +139,8 @@ class ScheduleSettings:
     """Regions per step (with windows: at most this many)."""
     head_steps: int = 0
     """First steps in which nothing but the head learns."""
+    frozen: tuple[str, ...] = ()
+    """Modules and parameters of the trunk that never learn, by dotted name, such as blocks.0 of a ViT."""
     optimiser: Literal["adamw", "adam"] = "adamw"
     loss: Literal["cross_entropy", "published"] = "cross_entropy"
     """published: mean over all classes of -onehot * log(p + 1e-7)."""
@@ -177,6 +191,7 @@ class TrainSettings:
     view: ViewSettings = field(default_factory=ViewSettings)
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
     window: WindowSettings = field(default_factory=WindowSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     run: RunSettings = field(default_factory=RunSettings)

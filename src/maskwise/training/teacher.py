@@ -1,0 +1,90 @@
+"""A teacher: a model whose embeddings of the training regions are learned beside their names.
+
+A few thousand names say little about what things look like; the embeddings of a trunk pretrained on far more say a lot,
+and a small network that learns to tell them overfits less. Each region is embedded once, as prediction would see it.
+
+Source:
+    A. Romero et al., FitNets: hints for thin deep nets, arXiv:1412.6550 (a student that tells a teacher's features).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from maskwise.files import whole_file
+from maskwise.images import load_image
+from maskwise.predictor import Predictor
+from maskwise.regions import LabelledRegion
+
+
+def teacher_embeddings(
+    model: Path, regions: Sequence[LabelledRegion], cache: Path
+) -> Float[Tensor, "regions features"]:
+    """What a teacher makes of regions, each feature with mean 0 and spread 1 over them, rows of length 1.
+
+    Args:
+        model: model file of the teacher.
+        regions: the regions.
+        cache: safetensors file that keeps the embeddings; used again for the same model and regions, else replaced.
+
+    Raises:
+        ModelError: the model file cannot be used.
+        AnnotationError, ImageError, MaskError: a region or its image cannot be read.
+    """
+    predictor = Predictor(model)
+    key = _key(model, regions)
+    embeddings = _cached(cache, key)
+    if embeddings is None:
+        embeddings = torch.from_numpy(_embed(predictor, regions))
+        with whole_file(cache) as temporary:
+            save_file({"embeddings": embeddings}, temporary, metadata={"key": key})
+    spread = embeddings.std(dim=0).clamp(min=1e-6)
+    return F.normalize((embeddings - embeddings.mean(dim=0)) / spread, dim=1)
+
+
+def _key(model: Path, regions: Sequence[LabelledRegion]) -> str:
+    """Changes with the model or with any region's place or outline, not with where the folders lie."""
+    digest = hashlib.sha256()
+    with model.open("rb") as file:
+        digest.update(hashlib.file_digest(file, "sha256").digest())
+    for region in regions:
+        mask = region.read_mask()
+        digest.update(json.dumps([region.image_path.name, *mask.box_xywh, mask.area]).encode())
+    return digest.hexdigest()
+
+
+def _cached(cache: Path, key: str) -> Tensor | None:
+    if not cache.is_file():
+        return None
+    with safe_open(cache, framework="pt") as file:
+        return file.get_tensor("embeddings") if file.metadata().get("key") == key else None
+
+
+def _embed(predictor: Predictor, regions: Sequence[LabelledRegion]) -> Float[np.ndarray, "regions features"]:
+    rows: dict[int, np.ndarray] = {}
+    order = sorted(range(len(regions)), key=lambda number: str(regions[number].image_path))
+    with tqdm(total=len(regions), desc="teacher", unit=" regions", mininterval=2) as progress:
+        for path, group in groupby(order, key=lambda number: regions[number].image_path):
+            numbers = list(group)
+            vectors = predictor.embed(load_image(path), [regions[number].read_mask() for number in numbers])
+            rows.update(zip(numbers, vectors, strict=True))
+            progress.update(len(numbers))
+    return np.stack([rows[number] for number in range(len(regions))])
+
+
+def distance_to_teacher(told: Float[Tensor, "n d"], right: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """One minus the cosine between what a student tells and the teacher's rows, mean over the batch: 0 to 2."""
+    return 1 - F.cosine_similarity(told, right, dim=1).mean()

@@ -1,0 +1,97 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from maskwise import Predictor
+from maskwise.errors import ModelError
+from maskwise.images import load_image
+from maskwise.training import teacher
+from maskwise.training.checkpoint import load_checkpoint
+from maskwise.training.data import read_data
+from maskwise.training.loop import TEACHER, network_of, train
+from maskwise.training.settings import TeacherSettings
+from maskwise.training.teacher import distance_to_teacher, teacher_embeddings
+from test_loop import interrupt, same_weights, settings
+from tiny_model import tiny_model
+from two_objects import write_two_objects
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory):
+    return write_two_objects(tmp_path_factory.mktemp("data") / "two", images=12, side=32)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("teacher"))
+
+
+def taught(objects, model, **schedule):
+    return replace(settings(objects, **schedule), teacher=TeacherSettings(model=str(model), weight=5.0))
+
+
+def test_embeddings_are_the_models_own_set_to_one_scale(objects, model, tmp_path):
+    regions = read_data(settings(objects).data).train
+    got = teacher_embeddings(model, regions, tmp_path / "cache.safetensors")
+    predictor = Predictor(model)
+    rows = [predictor.embed(load_image(r.image_path), [r.read_mask()])[0] for r in regions]
+    expected = (rows - np.mean(rows, axis=0)) / np.std(rows, axis=0, ddof=1).clip(1e-6)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+
+
+def test_embeddings_are_kept_for_the_same_model_and_regions(objects, model, tmp_path, monkeypatch):
+    regions, cache = read_data(settings(objects).data).train, tmp_path / "cache.safetensors"
+    first = teacher_embeddings(model, regions, cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher, "_embed", lambda *_: pytest.fail("made again"))
+        assert torch.equal(teacher_embeddings(model, regions, cache), first)
+    assert len(teacher_embeddings(model, regions[1:], cache)) == len(regions) - 1
+    other = teacher_embeddings(tiny_model(tmp_path, seed=1), regions[1:], cache)
+    assert not torch.allclose(other, first[1:], atol=0.1)
+
+
+def test_distance_is_nought_for_the_same_direction_and_two_for_the_opposite():
+    right = torch.nn.functional.normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert distance_to_teacher(3 * right, right).item() == pytest.approx(0, abs=1e-6)
+    assert distance_to_teacher(-right, right).item() == pytest.approx(2, abs=1e-6)
+
+
+def test_student_comes_closer_to_its_teacher(objects, model, tmp_path):
+    """The layer that tells the teacher's embeddings is there while training, and tells the right region's."""
+    run = taught(objects, model, steps=200, batch_size=8, lr_trunk=3e-3, lr_new=3e-3)
+    before = load_checkpoint(train(replace(run, schedule=replace(run.schedule, steps=1)), tmp_path / "short"))
+    final = load_checkpoint(train(run, tmp_path / "long"))
+    distances = [_distance(tmp_path / name, run) for name in ("short", "long")]
+    assert distances[1] < 0.5 * distances[0]
+    assert not any("teach" in name for name in (*before.tensors, *final.tensors))  # Not in what is exported.
+
+
+def _distance(folder, run):
+    checkpoint = load_checkpoint(folder / "checkpoint.safetensors")
+    weights = checkpoint.weights
+    split = read_data(run.data)
+    right = teacher_embeddings(Path(run.teacher.model), split.train, folder / TEACHER)
+    network = network_of(checkpoint)
+    told = []
+    for region in split.train:
+        pixels, coverage = run.view.view(region.read_mask()).render(load_image(region.image_path), region.read_mask())
+        with torch.no_grad():
+            told.append(network.embed(torch.from_numpy(pixels)[None], torch.from_numpy(coverage)[None])[0])
+    told = torch.stack(told) @ weights["teach.weight"].T + weights["teach.bias"]
+    return distance_to_teacher(told, right).item()
+
+
+def test_resumed_run_under_a_teacher_ends_as_the_unbroken_one(objects, model, tmp_path, monkeypatch):
+    run = taught(objects, model, average=0.9)
+    unbroken = load_checkpoint(train(run, tmp_path / "unbroken"))
+    interrupt(run, tmp_path / "broken", monkeypatch, after=5)
+    same_weights(load_checkpoint(train(run, tmp_path / "broken")), unbroken)
+
+
+def test_missing_teacher_is_named(objects, tmp_path):
+    with pytest.raises(ModelError, match=r"nowhere\.onnx"):
+        train(taught(objects, tmp_path / "nowhere.onnx"), tmp_path / "run")
