@@ -24,8 +24,9 @@ FLOORS = [
     {"report"},
     {"commands"},
     {"cli"},
+    {"__main__"},
 ]
-USE_TRAINING = {"maskwise.commands.train", "maskwise.commands.export"}
+USE_TRAINING = {"maskwise.commands.train", "maskwise.commands.export", "maskwise.commands.import_eppel"}
 
 
 def imports_of(module):

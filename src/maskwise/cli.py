@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": "measure a model on labelled regions",
     "train": "train a model on COCO files and label maps",
     "export": "make a model file of a training checkpoint",
+    "import-eppel": "make a checkpoint of the author's published weights",
 }
 
 USAGE = """usage: maskwise COMMAND ...
@@ -40,7 +41,7 @@ def run(args: list[str]) -> int:
         The exit code; wrong flags exit with 2 at once.
     """
     if not args or args[0] in ("-h", "--help"):
-        listing = "\n".join(f"  {verb:<10} {summary}" for verb, summary in COMMANDS.items())
+        listing = "\n".join(f"  {verb:<13} {summary}" for verb, summary in COMMANDS.items())
         print(USAGE.format(commands=listing), end="", file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
     if args[0] == "--version":
@@ -61,7 +62,7 @@ def _run_command(verb: str, args: list[str]) -> int:
     from maskwise.errors import MaskwiseError
 
     try:
-        command = import_module(f"maskwise.commands.{verb}")
+        command = import_module(f"maskwise.commands.{verb.replace('-', '_')}")
         parse = getattr(command, "parse", None) or partial(parse_flags, command.Command, prog=f"maskwise {verb}")
         parsed = parse(args)
         parsed.run()
