@@ -26,7 +26,12 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-USE_TRAINING = {"maskwise.commands.train", "maskwise.commands.export", "maskwise.commands.import_eppel"}
+USE_TRAINING = {
+    "maskwise.commands.train",
+    "maskwise.commands.export",
+    "maskwise.commands.compare",
+    "maskwise.commands.import_eppel",
+}
 
 
 def imports_of(module):

@@ -10,13 +10,14 @@ import tomllib
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import cattrs
 
 from maskwise.errors import SettingsError
 from maskwise.views import ViewSettings
 
+T = TypeVar("T")
 Merge = Literal["multiply", "add", "both", "hard"]
 
 
@@ -244,11 +245,19 @@ def read_recipe(path: str | os.PathLike[str]) -> TrainSettings:
     Raises:
         SettingsError: the file is missing or is not TOML, or a key or value is not a setting; the message names it.
     """
+    return settings_from_dict(read_toml(path), str(path))
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A TOML file as plain values.
+
+    Raises:
+        SettingsError: the file is missing or is not TOML.
+    """
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path}: the recipe cannot be read ({error})") from error
-    return settings_from_dict(content, str(path))
 
 
 def settings_from_dict(content: dict[str, Any], where: str) -> TrainSettings:
@@ -261,8 +270,22 @@ def settings_from_dict(content: dict[str, Any], where: str) -> TrainSettings:
     Raises:
         SettingsError: a key or value is not a setting; the message names it.
     """
+    return structure(content, TrainSettings, where)
+
+
+def structure(content: dict[str, Any], kind: type[T], where: str) -> T:
+    """Plain values as a dataclass of settings; nothing unknown is let through, nothing is converted.
+
+    Args:
+        content: the values.
+        kind: the dataclass.
+        where: how errors call the source.
+
+    Raises:
+        SettingsError: a key or value does not fit; the message names it.
+    """
     try:
-        return _converter.structure(content, TrainSettings)
+        return _converter.structure(content, kind)
     except Exception as error:  # cattrs raises a group with the whole tree; its leaves are what a person can use.
         lines = cattrs.transform_error(error, format_exception=_line_of)
         raise SettingsError(f"{where}: " + "; ".join(line.removesuffix(" @ $") for line in lines)) from error

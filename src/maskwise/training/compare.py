@@ -1,0 +1,299 @@
+"""Networks and ways of training, compared: each trained with the same budget and seeds, judged on the same regions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from torch.utils.flop_counter import FlopCounterMode
+
+from maskwise.errors import SettingsError
+from maskwise.evaluate import COCO_SIZES, PUBLISHED_BINS, evaluate
+from maskwise.files import read_json, whole_file, write_json, write_text
+from maskwise.predictor import Predictor
+from maskwise.regions import RegionSet
+from maskwise.report import percent, published_labels, table
+from maskwise.training.checkpoint import load_checkpoint
+from maskwise.training.data import read_source
+from maskwise.training.export import export_model
+from maskwise.training.loop import network_of, probe_size, train
+from maskwise.training.settings import (
+    SourceSettings,
+    TrainSettings,
+    expand,
+    read_toml,
+    settings_from_dict,
+    settings_to_dict,
+    structure,
+)
+
+PICTURE = "comparison.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantSettings:
+    """One row of a comparison."""
+
+    name: str
+    """What the table calls it."""
+    recipe: str = ""
+    """Recipe that it starts from, relative to the comparison's file; none: the settings' own defaults."""
+    change: dict[str, Any] = field(default_factory=dict)
+    """What is its own, laid over `base`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """A comparison; a TOML file has these sections."""
+
+    evaluate: SourceSettings
+    """The regions that all are judged on, relative to data_root."""
+    variants: tuple[VariantSettings, ...]
+    """The rows, in order."""
+    base: dict[str, Any] = field(default_factory=dict)
+    """Settings of a run that all have in common: the budget, the data, the view."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Every variant is trained once with each."""
+    reference: str = ""
+    """Source of the study that is repeated, for the page."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant and what came of it with each seed.
+
+    Attributes:
+        name: of the variant.
+        results: of each seed: `micro`, `macro`, `by_size` as in an evaluation's report, `seconds` of training, and
+            `gmac`, 10^9 multiplications and additions of one region's pass.
+    """
+
+    name: str
+    results: tuple[dict[str, Any], ...]
+
+    def values(self, *keys: str) -> np.ndarray:
+        """One figure of every seed; NaN where an evaluation had no region for it."""
+        found = []
+        for result in self.results:
+            value: Any = result
+            for key in keys:
+                value = value[key]
+            found.append(np.nan if value is None else value)
+        return np.array(found, dtype=float)
+
+
+def read_comparison(path: Path) -> tuple[CompareSettings, dict[str, TrainSettings]]:
+    """Read a comparison; gives its settings and, by name, those of every variant's run (with the first seed).
+
+    Raises:
+        SettingsError: the file or a recipe cannot be read, a setting is unknown, or two variants share a name.
+    """
+    settings = structure(read_toml(path), CompareSettings, str(path))
+    runs: dict[str, TrainSettings] = {}
+    for variant in settings.variants:
+        if variant.name in runs:
+            raise SettingsError(f"{path}: two variants are called {variant.name!r}")
+        recipe = read_toml(path.parent / variant.recipe) if variant.recipe else {}
+        content = _laid_over(_laid_over(recipe, settings.base), variant.change)
+        runs[variant.name] = settings_from_dict(content, f"{path}: variant {variant.name!r}")
+    if not runs or not settings.seeds:
+        raise SettingsError(f"{path}: names no variant or no seed")
+    return settings, runs
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Both; where both have a table its entries are joined, and elsewhere the upper one holds."""
+    out = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _laid_over(out[key], value) if both else value
+    return out
+
+
+def compare(path: Path, folder: Path) -> list[Row]:
+    """Train and judge every variant with every seed, and write the table and the picture.
+
+    Each run's figures are kept in the folder, and only they: a comparison that was stopped goes on where it was. The
+    page is written anew after every run.
+
+    Args:
+        path: the comparison (TOML).
+        folder: gets `comparison.json`, `comparison.md`, `comparison.png` and a folder per run; made if missing.
+
+    Raises:
+        SettingsError: see `read_comparison`, or a run's settings do not fit.
+        AnnotationError, ImageError, MaskError, ModelError: as in training and evaluation.
+    """
+    settings, runs = read_comparison(path)
+    first = next(iter(runs.values()))
+    regions = read_source(settings.evaluate, Path(expand(first.data.data_root)))
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
+    for seed in settings.seeds:  # Seed by seed, so that a comparison stopped early has every row.
+        for name, run in runs.items():
+            seeded = replace(run, schedule=replace(run.schedule, seed=seed), run=replace(run.run, name=name))
+            place = folder / "runs" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}-seed-{seed}"
+            rows[name].append(_result(seeded, regions, place))
+            write_comparison([Row(n, tuple(found)) for n, found in rows.items() if found], settings, runs, folder)
+    return [Row(name, tuple(found)) for name, found in rows.items()]
+
+
+def _result(run: TrainSettings, regions: RegionSet, folder: Path) -> dict[str, Any]:
+    """The figures of one run: those kept from before where its settings are the same."""
+    kept = folder / "result.json"
+    key = hashlib.sha256(json.dumps(settings_to_dict(run), sort_keys=True).encode()).hexdigest()
+    if kept.is_file():
+        result = read_json(kept)
+        if result["settings_sha256"] != key:
+            raise SettingsError(f"{folder}: holds figures of other settings; empty the folder, or give another")
+        return result
+    final = train(run, folder)
+    model = folder / "model.onnx"
+    export_model(final, model, "fp32")
+    report = evaluate(Predictor(model), regions).report
+    checkpoint = load_checkpoint(final)
+    result = {
+        "settings_sha256": key,
+        **{name: report[name] for name in ("regions", "micro", "macro", "top5", "ece", "by_size")},
+        "seconds": checkpoint.record["seconds"],
+        "gmac": gmac(network_of(checkpoint), probe_size(run)),
+    }
+    write_json(kept, result)
+    for path in folder.iterdir():  # Of a hundred runs the weights alone would take many gigabytes.
+        if path.suffix in (".safetensors", ".onnx"):
+            path.unlink()
+    return result
+
+
+def gmac(network: torch.nn.Module, size: int) -> float:
+    """10^9 multiplications and additions of one pass over one square view.
+
+    Args:
+        network: takes images and masks.
+        size: side of the view, pixels.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, size, size, 3, dtype=torch.uint8), torch.zeros(1, size, size, dtype=torch.uint8))
+    return float(f"{counter.get_total_flops() / 2e9:.4g}")
+
+
+def write_comparison(
+    rows: Sequence[Row], settings: CompareSettings, runs: dict[str, TrainSettings], folder: Path
+) -> None:
+    """Write `comparison.md`, `comparison.png` and `comparison.json`, each whole or not at all.
+
+    Args:
+        rows: what was found; with as many seeds as are done.
+        settings: of the comparison.
+        runs: settings of every row's run.
+        folder: must be there.
+    """
+    with whole_file(folder / PICTURE) as temporary:
+        comparison_figure(rows).savefig(temporary, metadata={"Software": None})
+    write_text(folder / "comparison.md", markdown(rows, settings, runs))
+    content = [{"name": row.name, "settings": settings_to_dict(runs[row.name]), "results": row.results} for row in rows]
+    write_json(folder / "comparison.json", {"seeds": settings.seeds, "variants": content})
+
+
+def markdown(rows: Sequence[Row], settings: CompareSettings, runs: dict[str, TrainSettings]) -> str:
+    """The page to read.
+
+    Args:
+        rows: what was found.
+        settings: of the comparison.
+        runs: settings of every row's run.
+    """
+    sizes = [("by_size", "coco", name, "micro") for name in COCO_SIZES]
+    overall = [
+        (
+            row.name,
+            spread(row.values("micro")),
+            spread(row.values("macro")),
+            *(spread(row.values(*keys)) for keys in sizes),
+            f"{row.values('gmac').mean():.2f}",
+            f"{row.values('seconds').mean():.0f}",
+        )
+        for row in rows
+    ]
+    header = ("variant", "regions (micro)", "classes (macro)", *COCO_SIZES, "GMAC a region", "training, s")
+    bins = [
+        (label, key)
+        for key, label in zip(PUBLISHED_BINS, published_labels(), strict=True)
+        if rows[0].results[0]["by_size"]["published"][key]["regions"]
+    ]
+    by_bin = [
+        (row.name, *(spread(row.values("by_size", "published", key, "micro")) for _, key in bins)) for row in rows
+    ]
+    counts = [str(rows[0].results[0]["by_size"]["published"][key]["regions"]) for _, key in bins]
+    return (
+        "\n\n".join(
+            [
+                f"# {len(rows)} variants compared",
+                _introduction(rows, settings, runs),
+                table(header, overall),
+                f"![Accuracy of every variant, by size]({PICTURE})",
+                "By pixels of the mask:",
+                table(("variant", *(label for label, _ in bins)), [("(regions)", *counts), *by_bin]),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _introduction(rows: Sequence[Row], settings: CompareSettings, runs: dict[str, TrainSettings]) -> str:
+    samples = sorted({run.schedule.steps * run.schedule.batch_size for run in runs.values()})
+    seeds = sorted({len(row.results) for row in rows})
+    return (
+        f"Each trained on {_range(samples)} samples and judged on the same"
+        f" {rows[0].results[0]['regions']} regions of `{settings.evaluate.images}`; mean over"
+        f" {_range(seeds)} seeds, and the seeds' standard deviation after ±."
+        " Accuracies in %. " + (f"Source of the study: {settings.reference}." if settings.reference else "")
+    ).strip()
+
+
+def _range(counts: Sequence[int]) -> str:
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def spread(values: np.ndarray) -> str:
+    """Mean and standard deviation of shares, in percent.
+
+    >>> spread(np.array([0.5, 0.52])), spread(np.array([0.5])), spread(np.array([np.nan]))
+    ('51.0 ± 1.4', '50.0', '')
+    """
+    if np.isnan(values).all():
+        return ""
+    mean = percent(float(values.mean())).removesuffix(" %")
+    return mean if len(values) < 2 else f"{mean} ± {100 * values.std(ddof=1):.1f}"
+
+
+def comparison_figure(rows: Sequence[Row]) -> Figure:
+    """A panel for all regions and one for each of COCO's sizes: a dot per seed, a bar for the mean."""
+    panels = [("all regions", ("micro",)), ("mean over classes", ("macro",))]
+    panels += [(f"{name} regions", ("by_size", "coco", name, "micro")) for name in COCO_SIZES]
+    figure = Figure(figsize=(13, 0.36 * len(rows) + 1.4), dpi=110, layout="constrained")
+    for axes, (title, keys) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
+        _draw_panel(axes, title, [row.values(*keys) for row in rows])
+        axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    figure.axes[0].invert_yaxis()
+    return figure
+
+
+def _draw_panel(axes: Axes, title: str, values: list[np.ndarray]) -> None:
+    for number, of_row in enumerate(values):
+        axes.plot(of_row, np.full(len(of_row), number), "o", color="#1f5fa8", markersize=4, alpha=0.6)
+        axes.plot(of_row.mean(), number, "|", color="#c23b22", markersize=14, markeredgewidth=2)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10)
