@@ -1,34 +1,19 @@
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from maskwise import Mask
 from maskwise.training.augment import (
-    SLOPPY_KINDS,
     jitter_colours,
     jitter_crop,
     jitter_flip,
-    make_sloppy,
     sloppy_mask,
     window_batch,
     window_view,
 )
 from maskwise.training.settings import AugmentSettings, WindowSettings
 from maskwise.views import ViewSettings
-
-seeds = st.integers(0, 2**32 - 1)
-
-
-def random_mask(seed):
-    """A few blots at a random place of a small image."""
-    rng = np.random.default_rng(seed)
-    height, width = rng.integers(20, 70, 2)
-    bits = np.zeros((height, width), bool)
-    for _ in range(rng.integers(1, 4)):
-        y, x = rng.integers(0, height - 1), rng.integers(0, width - 1)
-        bits[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = True
-    return Mask.from_array(bits), rng
+from random_masks import random_mask, seeds
 
 
 def picture_of(mask):
@@ -114,80 +99,6 @@ def test_crops_are_scaled_and_moved_as_told(rng):
 def test_flips_come_as_often_as_told(rng, probability):
     view, settings = ViewSettings().view(Mask.from_box((0, 0, 5, 5), (9, 9))), AugmentSettings(flip=probability)
     assert np.mean([jitter_flip(view, settings, rng).flip for _ in range(1000)]) == pytest.approx(probability, abs=0.05)
-
-
-@given(seeds, st.sampled_from(SLOPPY_KINDS), st.floats(0, 1), st.floats(0, 7))
-def test_sloppy_mask_is_never_empty_and_stays_in_its_image(seed, kind, strength, angle):
-    mask, _ = random_mask(seed)
-    sloppy = make_sloppy(mask, kind, strength, angle=angle)
-    x, y, w, h = sloppy.box_xywh
-    assert sloppy.area > 0
-    assert sloppy.image_hw == mask.image_hw
-    assert min(x, y) >= 0
-    assert x + w <= mask.image_hw[1]
-    assert y + h <= mask.image_hw[0]
-
-
-@given(seeds, st.floats(0, 1))
-def test_dilated_mask_contains_and_eroded_mask_is_contained(seed, strength):
-    mask, _ = random_mask(seed)
-    bits = mask.to_array()
-    assert make_sloppy(mask, "dilate", strength).to_array()[bits].all()
-    assert not make_sloppy(mask, "erode", strength).to_array()[~bits].any()
-
-
-@given(seeds, st.floats(0, 0.5))
-def test_stronger_means_further(seed, strength):
-    mask, _ = random_mask(seed)
-    assert make_sloppy(mask, "dilate", strength).area <= make_sloppy(mask, "dilate", 2 * strength).area
-    eroded, more = make_sloppy(mask, "erode", strength), make_sloppy(mask, "erode", 2 * strength)
-    assert more.area <= eroded.area or more is mask
-
-
-@pytest.mark.parametrize("kind", ["dilate", "erode", "shift", "polygon"])
-def test_no_strength_changes_nothing(kind):
-    for seed in range(20):
-        mask, _ = random_mask(seed)
-        np.testing.assert_array_equal(make_sloppy(mask, kind, 0.0).to_array(), mask.to_array())
-
-
-def test_dilation_reaches_as_far_as_strength_times_the_regions_size():
-    mask = Mask.from_box((40, 40, 20, 20), (100, 100))
-    assert make_sloppy(mask, "dilate", 0.25).box_xywh == (35, 35, 30, 30)
-    assert make_sloppy(mask, "erode", 0.25).box_xywh == (45, 45, 10, 10)
-
-
-def test_shift_is_two_thirds_of_strength():
-    mask = Mask.from_box((40, 40, 30, 30), (100, 100))
-    assert make_sloppy(mask, "shift", 0.5, angle=0.0).box_xywh == (50, 40, 30, 30)
-    assert make_sloppy(mask, "shift", 0.5, angle=np.pi / 2).box_xywh == (40, 50, 30, 30)
-
-
-def test_box_is_the_masks_box():
-    for seed in range(20):
-        mask, _ = random_mask(seed)
-        sloppy = make_sloppy(mask, "box", 0.3)
-        assert sloppy.box_xywh == mask.box_xywh
-        assert sloppy.bits.all()
-
-
-def test_polygon_of_a_disc_has_fewer_bends_and_about_its_place():
-    rows, columns = np.mgrid[:100, :100]
-    disc = Mask.from_array((rows - 50) ** 2 + (columns - 50) ** 2 < 900)
-    coarse = make_sloppy(disc, "polygon", 0.3)
-    both = (coarse.to_array() & disc.to_array()).sum()
-    assert coarse.area != disc.area
-    assert both / (coarse.area + disc.area - both) > 0.7
-
-
-def test_nothing_left_leaves_the_mask_as_it_was():
-    mask = Mask.from_box((3, 3, 1, 1), (9, 9))
-    assert make_sloppy(mask, "erode", 1.0) is mask
-
-
-def test_refuses_another_kind_of_sloppiness():
-    with pytest.raises(ValueError, match="kind 'melt'; accepted are dilate, erode"):
-        make_sloppy(Mask.from_box((3, 3, 1, 1), (9, 9)), "melt", 1.0)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.4, 1.0])

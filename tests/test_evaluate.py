@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,32 @@ def test_classes_tell_what_they_are_taken_for(four_images: RegionSet):
         {"true": "cat", "predicted": "dog", "count": 2},
         {"true": "cat", "predicted": "cow", "count": 1},
     ]
+
+
+class ByArea(FakePredictor):
+    """Calls a mask of the given number of pixels a cat and any other a dog."""
+
+    def __init__(self, area: int):
+        super().__init__()
+        self.area = area
+
+    def probabilities(self, image, masks):
+        return np.float32([[0.8, 0.1, 0.1] if mask.area == self.area else [0.1, 0.8, 0.1] for mask in masks])
+
+
+def test_sloppy_masks_are_named_too_if_asked(tmp_path: Path):
+    """A disc and its crowd twin: shifted it keeps its area, dilated, eroded and boxed it does not."""
+    regions = region_set(tmp_path, [[("cat", "cat", 5), ("cat", "cat", 5)]], crowds=("0/1",))
+    disc = Mask.from_array(np.hypot(*np.mgrid[-20:20, -20:20]) < 9)
+    regions = replace(regions, regions=tuple(replace(r, read_mask=lambda: disc) for r in regions.regions))
+    plain, asked = (evaluate(ByArea(disc.area), regions, sloppy=sloppy) for sloppy in (False, True))
+    assert plain.report["sloppy"] == {}
+    right = {kind: found["micro"] for kind, found in asked.report["sloppy"].items()}
+    assert right == {"dilate": 0, "erode": 0, "shift": 1, "box": 0}
+    write_report(asked, tmp_path / "report")
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "dilated or eroded by 15.0 % of the region's size (square root of its area), shifted by 10.0 %" in page
+    assert "| exact | 100.0 % | 100.0 % |\n| dilate | 0.0 % | 0.0 % |" in page
 
 
 def test_a_protocol_takes_the_first_images_of_each_class_with_their_crowds(four_images: RegionSet):

@@ -17,7 +17,7 @@ FLOORS = [
     {"errors"},
     {"files", "images", "masks"},
     {"regions"},
-    {"coco", "labelmaps", "views", "metrics"},
+    {"coco", "labelmaps", "views", "metrics", "sloppy"},
     {"modelfile"},
     {"predictor"},
     {"evaluate", "label", "overlay"},

@@ -27,6 +27,7 @@ from maskwise.metrics import (
 )
 from maskwise.predictor import Predictor, check_size
 from maskwise.regions import LabelledRegion, RegionSet
+from maskwise.sloppy import make_sloppy
 
 PUBLISHED_BOUNDS = (1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 256_000, 500_000, 1_000_000)
 """Upper bounds of the published size bins, pixels of the mask."""
@@ -36,6 +37,9 @@ COCO_BOUNDS = (32**2, 96**2)
 COCO_SIZES = ("small", "medium", "large")
 PROTOCOLS = {"eppel_n2": 2, "eppel_n10": 10}
 """Images per class of the published protocols."""
+SLOPPY_KINDS = ("dilate", "erode", "shift", "box")
+SLOPPY_STRENGTH = 0.15
+"""Dilated or eroded by this over the region's size (square root of its area), shifted by two thirds of it."""
 LISTED_CONFUSIONS = 30
 PREDICTION_COLUMNS = ("image_id", "region_id", "true", "predicted", "probability", "area", "crowd")
 
@@ -101,7 +105,7 @@ class Answers:
         )
 
 
-def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "") -> Evaluation:
+def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "", sloppy: bool = False) -> Evaluation:
     """Measure a model on labelled regions.
 
     Classes are matched by name; regions of classes that the model does not know are counted and left out. Crowds are
@@ -111,6 +115,7 @@ def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "") -> Eva
         predictor: the model.
         regions: what to measure on; those of an image are named together.
         data: what the report calls the regions.
+        sloppy: name them under worse masks too (dilated, eroded, shifted, their boxes); takes five times as long.
 
     Raises:
         AnnotationError: no region is left, or a mask has another size than its image; the message names the region.
@@ -130,6 +135,7 @@ def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "") -> Eva
         "per_class": _per_class(confusion, classes),
         "confusions": _confusions(confusion, classes),
         "protocols": {name: _protocol(answers, count) for name, count in PROTOCOLS.items()},
+        "sloppy": _sloppy(predictor, known) if sloppy else {},
         "unknown_classes": unknown,
         "crowds": int(answers.crowds.sum()),
         "seconds": round(time.perf_counter() - start, 2),
@@ -149,14 +155,31 @@ def _known_regions(classes: Sequence[str], regions: RegionSet) -> tuple[RegionSe
     return known, dict(Counter(r.name for r in regions.regions if r.name not in set(classes) and not r.crowd))
 
 
-def _ask(predictor: Predictor, regions: RegionSet) -> Answers:
-    """Let the model name all regions, image by image."""
+def _sloppy(predictor: Predictor, regions: RegionSet) -> dict[str, dict[str, float]]:
+    """Accuracies under each kind of worse mask; crowds left out."""
+    counted = replace(regions, regions=tuple(region for region in regions.regions if not region.crowd))
+    found = {}
+    for kind in SLOPPY_KINDS:
+        micro, macro = _accuracies(_ask(predictor, counted, kind))
+        found[kind] = {"micro": micro, "macro": macro}
+    return found
+
+
+def _ask(predictor: Predictor, regions: RegionSet, sloppy_kind: str | None = None) -> Answers:
+    """Let the model name all regions, image by image; their masks made worse in one way, or as they are."""
     index = {name: i for i, name in reversed(list(enumerate(predictor.classes)))}
     by_image = list(regions.by_image())
     rows, pixels = [], []
-    for path, of_image in tqdm(by_image, unit=" images", desc="evaluate"):
+    angles = np.random.default_rng(0)
+    for path, of_image in tqdm(by_image, unit=" images", desc=sloppy_kind or "evaluate"):
         image = load_image(path)
         masks = [_mask(region, image.shape[:2]) for region in of_image]
+        if sloppy_kind is not None:
+            around = angles.uniform(0, 2 * np.pi, len(masks)).tolist()
+            masks = [
+                make_sloppy(mask, sloppy_kind, SLOPPY_STRENGTH, angle=angle)
+                for mask, angle in zip(masks, around, strict=True)
+            ]
         rows.append(predictor.probabilities(image, masks))
         pixels += [mask.area for mask in masks]
     return Answers(

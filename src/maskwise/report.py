@@ -15,7 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from maskwise.errors import InputError
-from maskwise.evaluate import COCO_BOUNDS, COCO_SIZES, PREDICTION_COLUMNS, PUBLISHED_BOUNDS, Evaluation
+from maskwise.evaluate import (
+    COCO_BOUNDS,
+    COCO_SIZES,
+    PREDICTION_COLUMNS,
+    PUBLISHED_BOUNDS,
+    SLOPPY_STRENGTH,
+    Evaluation,
+)
 from maskwise.files import whole_file, write_json, write_text
 
 CONFUSION, BY_SIZE = "confusion.png", "accuracy-by-size.png"
@@ -75,6 +82,7 @@ def markdown(report: dict[str, Any]) -> str:
     sections = (
         [f"# Evaluation of {report['model']}", _introduction(report), _headline_table(report)],
         ["## By size of the region", f"![Accuracy by size]({BY_SIZE})", *_size_tables(report["by_size"])],
+        _sloppy_section(report),
         ["## By class", *_class_tables(report["per_class"])],
         ["## Confusions", f"![Confusion matrix]({CONFUSION})", _confusion_table(report)],
         ["## Published protocols", _protocol_text(), _protocol_table(report["protocols"])],
@@ -159,6 +167,19 @@ def _confusion_table(report: dict[str, Any]) -> str:
         for pair in report["confusions"][:LISTED_CONFUSIONS]
     ]
     return table(("true class", "named", "regions", "of the class"), rows)
+
+
+def _sloppy_section(report: dict[str, Any]) -> list[str]:
+    if not report["sloppy"]:
+        return []
+    text = (
+        f"The same regions under masks dilated or eroded by {percent(SLOPPY_STRENGTH)} of the region's size (square"
+        f" root of its area), shifted by {percent(SLOPPY_STRENGTH * 2 / 3)} of it in some direction, and replaced by"
+        " their boxes:"
+    )
+    rows = [("exact", percent(report["micro"]), percent(report["macro"]))]
+    rows += [(kind, percent(found["micro"]), percent(found["macro"])) for kind, found in report["sloppy"].items()]
+    return ["## Under sloppy masks", text, table(("masks", "micro", "macro"), rows)]
 
 
 def _protocol_text() -> str:

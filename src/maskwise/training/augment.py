@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torchvision.transforms.v2 import functional as tv
 
-from maskwise.errors import MaskError
 from maskwise.masks import Mask
+from maskwise.sloppy import SLOPPY_KINDS, make_sloppy
 from maskwise.training.settings import AugmentSettings, WindowSettings
 from maskwise.views import View
-
-SLOPPY_KINDS = ("dilate", "erode", "shift", "box", "polygon")
 
 
 def jitter_crop(view: View, settings: AugmentSettings, rng: np.random.Generator) -> View:
@@ -76,56 +73,6 @@ def sloppy_mask(mask: Mask, settings: AugmentSettings, rng: np.random.Generator)
     return make_sloppy(
         mask, kind, float(rng.uniform(0, settings.mask_strength)), angle=float(rng.uniform(0, 2 * np.pi))
     )
-
-
-def make_sloppy(mask: Mask, kind: str, strength: float, *, angle: float = 0.0) -> Mask:
-    """A mask made worse in one way; the mask itself where nothing of it would be left.
-
-    Args:
-        mask: an exact mask.
-        kind: `dilate` or `erode` by strength; `shift` by two thirds of it; `box`, its box; `polygon`, its outlines
-            drawn with corners only (to within half of it).
-        strength: over the region's size (square root of its area), 0 to 1.
-        angle: direction of a shift, radians.
-
-    Raises:
-        ValueError: another kind.
-    """
-    if kind == "box":
-        return Mask.from_box(mask.box_xywh, mask.image_hw)
-    radius = strength * np.sqrt(mask.area)
-    margin = int(np.ceil(radius)) + 1
-    x, y, w, h = mask.box_xywh
-    bits = mask.crop(x - margin, y - margin, x + w + margin, y + h + margin).view(np.uint8)
-    if kind == "dilate":
-        bits = cv2.distanceTransform(1 - bits, cv2.DIST_L2, 5) <= radius
-    elif kind == "erode":
-        bits = cv2.distanceTransform(bits, cv2.DIST_L2, 5) > radius
-    elif kind == "shift":
-        shift = np.float32([[1, 0, radius * np.cos(angle) * 2 / 3], [0, 1, radius * np.sin(angle) * 2 / 3]])
-        bits = cv2.warpAffine(bits, shift, bits.shape[::-1], flags=cv2.INTER_NEAREST)
-    elif kind == "polygon":
-        bits = _coarse_outline(bits, radius / 2)
-    else:
-        raise ValueError(f"kind {kind!r}; accepted are {', '.join(SLOPPY_KINDS)}")
-    return _placed(bits, (x - margin, y - margin), mask)
-
-
-def _coarse_outline(bits: UInt8[np.ndarray, "h w"], tolerance: float) -> UInt8[np.ndarray, "h w"]:
-    outlines, _ = cv2.findContours(bits, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    coarse = [cv2.approxPolyDP(outline, tolerance, closed=True) for outline in outlines]
-    return cv2.fillPoly(np.zeros_like(bits), coarse, 1)
-
-
-def _placed(bits: np.ndarray, origin_xy: tuple[int, int], mask: Mask) -> Mask:
-    """Bits at a place of the mask's image, cut at its edge; `mask` itself where nothing is left."""
-    height, width = mask.image_hw
-    left, top = max(-origin_xy[0], 0), max(-origin_xy[1], 0)
-    bits = bits[top : height - origin_xy[1], left : width - origin_xy[0]]
-    try:
-        return Mask.from_array(bits, origin_xy=(origin_xy[0] + left, origin_xy[1] + top), image_hw=mask.image_hw)
-    except MaskError:
-        return mask
 
 
 def jitter_colours(
