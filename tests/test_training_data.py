@@ -195,8 +195,8 @@ def test_sample_says_which_region_it_is_of(coco_folder):
 
 def test_temperature_is_set_on_classes_as_they_are_drawn_and_on_sources_that_say_so(coco_folder):
     uneven(coco_folder)
-    there = replace(data(coco_folder).sources[0])
-    split = read_data(data(coco_folder, holdout=0.4, sources=(there, replace(there, calibrate=False))))
+    there = data(coco_folder).sources[0]
+    split = read_data(data(coco_folder, there, replace(there, calibrate=False), holdout=0.4))
     weights = split.calibration_weights(0.5).tolist()
     counts = Counter(region.name for region in split.train)
     half = len(split.holdout) // 2
@@ -292,5 +292,5 @@ def test_refuses_an_image_of_another_size_than_its_annotations(coco_folder):
     split = read_data(data(coco_folder, holdout=0.0))
     plain = PlainRegions(split.train, ViewSettings(), split.categories)
     assert load_image(coco_folder / "images" / "000.png").shape == (48, 48, 3)
-    with pytest.raises(MaskError, match=r"000\.png: is 48 x 48 pixels, but its annotation 100 is of .* 60 x 48"):
+    with pytest.raises(MaskError, match=r"000\.png: annotation 100: the mask is 60 x 48 pixels, the image 48 x 48"):
         plain[0]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from maskwise.errors import AnnotationError, MaskError
 from maskwise.images import load_image
-from maskwise.masks import Mask
+from maskwise.masks import Mask, check_size
 from maskwise.metrics import (
     bootstrap_intervals,
     calibration_error,
@@ -25,7 +25,7 @@ from maskwise.metrics import (
     top_k_accuracy,
     wilson_interval,
 )
-from maskwise.predictor import Predictor, check_size
+from maskwise.predictor import Predictor
 from maskwise.regions import LabelledRegion, RegionSet
 from maskwise.sloppy import make_sloppy
 

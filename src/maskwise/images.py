@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,12 +25,31 @@ def load_image(path: str | os.PathLike[str]) -> Pixels:
     Raises:
         ImageError: no such file, not an image, damaged, or too large to be decoded safely.
     """
+    with _opened(path) as file:
+        upright = ImageOps.exif_transpose(file)
+        if upright.mode.startswith("I;16"):  # Pillow would cut every value above 255 to white.
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        return np.array(upright.convert("RGB"))
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width in pixels of an image file, upright, from its header alone.
+
+    Raises:
+        ImageError: no such file, not an image, or too large to be decoded safely.
+    """
+    with _opened(path) as file:
+        width, height = file.size
+        turned = file.getexif().get(0x0112, 1) >= 5
+    return (width, height) if turned else (height, width)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """An image file open in Pillow, whose errors become ours."""
     try:
         with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
-            if upright.mode.startswith("I;16"):  # Pillow would cut every value above 255 to white.
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            return np.array(upright.convert("RGB"))
+            yield file
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such image file") from error
     except IsADirectoryError as error:
@@ -43,27 +64,6 @@ def load_image(path: str | os.PathLike[str]) -> Pixels:
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path}: is damaged or cut short ({error})") from error
-
-
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width in pixels of an image file, upright, from its header alone.
-
-    Raises:
-        ImageError: no such file, not an image, or too large to be decoded safely.
-    """
-    try:
-        with Image.open(path) as file:
-            width, height = file.size
-            turned = file.getexif().get(0x0112, 1) >= 5
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such image file") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"{path}: has too many pixels to be decoded safely ({error}); make it smaller first"
-        ) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{path}: is not an image that can be read ({error})") from error
-    return (width, height) if turned else (height, width)
 
 
 def check_pixels(image: np.ndarray) -> Pixels:

@@ -218,3 +218,16 @@ def _set_pixels(file: Image.Image) -> np.ndarray:
         # Editors save a cut-out as black on transparent: then opacity alone is the mask.
         return opaque & colour if (opaque & colour).any() else opaque
     return array.any(axis=-1)
+
+
+def check_size(mask: Mask, image_hw: tuple[int, int]) -> None:
+    """Refuse a mask of another size than its image.
+
+    Raises:
+        MaskError: the sizes differ.
+    """
+    if mask.image_hw != tuple(image_hw):
+        raise MaskError(
+            f"the mask is {mask.image_hw[1]} x {mask.image_hw[0]} pixels, the image {image_hw[1]} x {image_hw[0]}"
+            " (width x height); give a mask of the image's size"
+        )

@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from maskwise.errors import MaskError
 from maskwise.images import Pixels, check_pixels
-from maskwise.masks import Mask
+from maskwise.masks import Mask, check_size
 from maskwise.modelfile import INPUTS, open_model
 
 if TYPE_CHECKING:
@@ -187,16 +187,3 @@ def as_masks(masks: object, image_hw: tuple[int, int]) -> list[Mask]:
             raise MaskError(f"mask {index}: {error}") from error
         out.append(region)
     return out
-
-
-def check_size(mask: Mask, image_hw: tuple[int, int]) -> None:
-    """Refuse a mask of another size than its image.
-
-    Raises:
-        MaskError: the sizes differ.
-    """
-    if mask.image_hw != tuple(image_hw):
-        raise MaskError(
-            f"the mask is {mask.image_hw[1]} x {mask.image_hw[0]} pixels, the image {image_hw[1]} x {image_hw[0]}"
-            " (width x height); give a mask of the image's size"
-        )

@@ -80,8 +80,7 @@ class Command:
 
     def _regions(self, image_hw: tuple[int, int]) -> list[tuple[str, Mask]]:
         """All regions asked for, each with what to call it."""
-        from maskwise.masks import Mask
-        from maskwise.predictor import check_size
+        from maskwise.masks import Mask, check_size
 
         regions = []
         for path in self.mask:

@@ -24,7 +24,7 @@ from maskwise.coco import regions_from_coco
 from maskwise.errors import MaskError, SettingsError
 from maskwise.images import Pixels, load_image
 from maskwise.labelmaps import regions_from_label_maps
-from maskwise.masks import Mask
+from maskwise.masks import Mask, check_size
 from maskwise.regions import Category, LabelledRegion, RegionSet
 from maskwise.training.augment import jitter_colours, jitter_crop, jitter_flip, sloppy_mask, window_batch, window_view
 from maskwise.training.settings import DataSettings, SourceSettings, TrainSettings, expand
@@ -197,11 +197,10 @@ def _recent_image(path: Path) -> Pixels:
 
 def _image_of(region: LabelledRegion, mask: Mask) -> Pixels:
     image = _recent_image(region.image_path)
-    if image.shape[:2] != mask.image_hw:
-        raise MaskError(
-            f"{region.image_path}: is {image.shape[1]} x {image.shape[0]} pixels, but its annotation {region.region_id}"
-            f" is of an image of {mask.image_hw[1]} x {mask.image_hw[0]} (width x height)"
-        )
+    try:
+        check_size(mask, image.shape[:2])
+    except MaskError as error:
+        raise MaskError(f"{region.image_path}: annotation {region.region_id}: {error}") from error
     return image
 
 
