@@ -170,6 +170,8 @@ class RunSettings:
 
     name: str = "model"
     """What the model is called."""
+    note: str = ""
+    """What is tried and why, for the record."""
     device: str = "auto"
     """auto, cpu, cuda."""
     log_every: int = 20

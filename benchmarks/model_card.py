@@ -1,0 +1,180 @@
+"""Write the embedded model's card from its own metadata, its reports and the data it was trained on.
+
+Run from the repository's root, after `make results`:
+python benchmarks/model_card.py recipes/resnet50.toml -o docs/model-card.md
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from maskwise import Predictor, load_image
+from maskwise.coco import read_coco, regions_from_coco
+from maskwise.files import read_json, whole_file, write_text
+from maskwise.report import interval, percent, table
+from maskwise.training.data import Split, read_data
+from maskwise.training.settings import TrainSettings, expand, read_recipe
+
+RESULTS = Path("benchmarks/results")
+COCO, VOC = RESULTS / "coco-val2017", RESULTS / "voc2012-val"
+FREE_LICENCES = {4: "CC BY 2.0", 7: "no known restrictions", 8: "US government"}
+"""COCO's numbers of the licences under which a picture may stand here, with its source."""
+SHOWN_FAILURES = 12
+RARE = 20
+"""A class of fewer regions to learn from is called rare."""
+TEMPLATE = Path(__file__).with_name("model-card-template.md")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A region with a wrong name."""
+
+    true: str
+    said: str
+    probability: float
+    pixels: np.ndarray
+    coverage: np.ndarray
+    source: str
+
+
+def failures(predictor: Predictor, annotations: Path, images: Path) -> list[Failure]:
+    """The surest mistakes in freely licensed photographs, one an image at most."""
+    coco = read_coco(annotations, labelled=True)
+    rows = read_json(COCO / "predictions.json")
+    wrong = [dict(zip(rows["columns"], row, strict=True)) for row in rows["data"]]
+    wrong = [row for row in wrong if row["predicted"] != row["true"] and not row["crowd"]]
+    regions = {region.region_id: region for region in regions_from_coco(annotations, images).regions}
+    found, seen = [], set()
+    for row in sorted(wrong, key=lambda row: -row["probability"]):
+        image = coco.images[row["image_id"]]
+        if image.get("license") not in FREE_LICENCES or row["image_id"] in seen:
+            continue
+        seen.add(row["image_id"])
+        region = regions[row["region_id"]]
+        mask = region.read_mask()
+        pixels, coverage = predictor.info.view.view(mask).render(load_image(region.image_path), mask)
+        source = f"{image['flickr_url']} ({FREE_LICENCES[image['license']]})"
+        found.append(Failure(row["true"], row["predicted"], row["probability"], pixels, coverage, source))
+    return found[:SHOWN_FAILURES]
+
+
+def failure_figure(shown: Sequence[Failure]) -> Figure:
+    """What the network saw of each, the region outlined."""
+    figure = Figure(figsize=(11, 8.6), dpi=90, layout="constrained")
+    for axes, failure in zip(figure.subplots(3, 4).flat, shown, strict=False):
+        axes.imshow(failure.pixels)
+        axes.contour(failure.coverage, levels=[128], colors="#ffe119", linewidths=1.5)
+        axes.set_title(f"{failure.true}: “{failure.said}” {percent(failure.probability)}", fontsize=9)
+    for axes in figure.axes:
+        axes.set_axis_off()
+    return figure
+
+
+def blank_confidence(predictor: Predictor, annotations: Path, images: Path) -> dict[str, float]:
+    """How sure the model is of regions' names when the image is black, white or noise: mean and largest."""
+    found: dict[str, float] = {}
+    noise = np.random.default_rng(0)
+    for kind in ("black", "white", "noise"):
+        sure = []
+        for _, of_image in regions_from_coco(annotations, images).by_image():
+            masks = [region.read_mask() for region in of_image][:3]
+            shape = (*masks[0].image_hw, 3)
+            pixels = {"black": np.zeros(shape, np.uint8), "white": np.full(shape, 255, np.uint8)}.get(kind)
+            image = noise.integers(0, 256, shape, dtype=np.uint8) if pixels is None else pixels
+            sure += predictor.probabilities(image, masks).max(axis=1).tolist()
+        found |= {f"{kind}, mean": float(np.mean(sure)), f"{kind}, largest": float(np.max(sure))}
+    return found
+
+
+def card(
+    settings: TrainSettings, split: Split, predictor: Predictor, blank: dict[str, float], shown: list[Failure]
+) -> str:
+    """The page: the template beside this file, filled in."""
+    coco, voc = read_json(COCO / "report.json"), read_json(VOC / "report.json")
+    record, network = predictor.info.training, settings.network
+    counts = Counter(region.name for region in split.train)
+    rare = [coco["per_class"][n] for n, count in counts.items() if count < RARE and n in coco["per_class"]]
+    rare_tested = sum(found["regions"] for found in rare)
+    header = ("regions", "micro", "95 % interval", "macro", "95 % interval", "among five", "calibration error")
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        name=predictor.info.name,
+        trunk=network.trunk,
+        merge=network.merge,
+        sites=", ".join(network.sites) or "no site",
+        pool=network.pool,
+        context=f"{settings.view.context:g}",
+        size=settings.view.size,
+        storage=record["storage"],
+        recipe=f"recipes/{predictor.info.name.removeprefix('maskwise-')}.toml",
+        learned=record["regions_train"],
+        held_out=record["regions_holdout"],
+        headline=table(header, [_headline("COCO val2017", coco), _headline("VOC 2012 val", voc)]),
+        by_size=_by_size(coco["by_size"]["coco"]),
+        sloppy=", ".join(f"{kind} {percent(found['micro'])}" for kind, found in coco["sloppy"].items()),
+        micro=percent(coco["micro"]),
+        blank=", ".join(f"{kind} {percent(value)}" for kind, value in blank.items()),
+        sources="; ".join(failure.source for failure in shown),
+        most=", ".join(f"{name} {percent(count / counts.total())}" for name, count in counts.most_common(5)),
+        rare=sum(count < RARE for count in counts.values()),
+        rare_tested=rare_tested,
+        rare_right=percent(sum(found["accuracy"] * found["regions"] for found in rare) / max(rare_tested, 1)),
+        by_class=_by_class(counts, coco["per_class"]),
+    )
+
+
+def _by_class(counts: Counter[str], per_class: dict[str, Any]) -> str:
+    rows = []
+    for name, count in counts.most_common():
+        found = per_class.get(name)
+        shown = (found["regions"], percent(found["accuracy"]), interval(found["ci95"])) if found else (0, "", "")
+        rows.append((name, count, *shown, (found or {}).get("most_confused_with") or ""))
+    header = ("class", "learned from", "regions in val2017", "accuracy", "95 % interval", "most often taken for")
+    return table(header, rows)
+
+
+def _by_size(sizes: dict[str, Any]) -> str:
+    rows = [(n, f["regions"], percent(f["micro"]), interval(f["micro_ci95"])) for n, f in sizes.items()]
+    return table(("size on COCO val2017", "regions", "micro", "95 % interval"), rows)
+
+
+def _headline(name: str, report: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{name} ({report['regions']})",
+        percent(report["micro"]),
+        interval(report["micro_ci95"]),
+        percent(report["macro"]),
+        interval(report["macro_ci95"]),
+        percent(report["top5"]),
+        percent(report["ece"]),
+    )
+
+
+def main() -> None:
+    """Measure what the reports do not have, and write the card and its picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+    settings = read_recipe(args.recipe)
+    root = Path(expand(settings.data.data_root)) / "coco"
+    annotations, images = root / "annotations/instances_val2017.json", root / "val2017"
+    predictor = Predictor()
+    shown = failures(predictor, annotations, images)
+    with whole_file(args.output.with_name("failures.png")) as temporary:
+        failure_figure(shown).savefig(temporary, metadata={"Software": None})
+    blank = blank_confidence(predictor, annotations, images)
+    write_text(args.output, card(settings, read_data(settings.data), predictor, blank, shown))
+    print(f"{args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""One line per trial of the model to embed: what, why, accuracy, cost; failures included.
+
+Trials are compared on the held-out images of COCO train2017 alone. `--val` measures coco/val2017 too, for models that
+are kept: nothing is chosen by it. Lines stay; a run measured again replaces its own.
+
+Run from the repository's root:
+python benchmarks/recognition.py runs/dinov2-linear runs/resnet50 --val -o benchmarks/results/recognition
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from maskwise import Predictor
+from maskwise.coco import regions_from_coco
+from maskwise.evaluate import evaluate
+from maskwise.files import read_json, write_json, write_text
+from maskwise.regions import RegionSet
+from maskwise.report import interval, percent, table
+from maskwise.training.data import read_data
+from maskwise.training.settings import TrainSettings, expand, settings_from_dict
+
+KEPT = ("regions", "micro", "micro_ci95", "macro", "macro_ci95", "ece", "by_size")
+
+
+def measured(predictor: Predictor, regions: RegionSet) -> dict[str, Any]:
+    """The figures of a report that a line shows."""
+    report = evaluate(predictor, regions).report
+    return {key: report[key] for key in KEPT}
+
+
+def held_out(settings: TrainSettings) -> RegionSet:
+    """The held-out regions of the first source."""
+    split = read_data(replace(settings.data, sources=settings.data.sources[:1]))
+    return RegionSet(split.categories, split.holdout)
+
+
+def trial(folder: Path, *, val: bool) -> dict[str, Any]:
+    """A run's line."""
+    run = read_json(folder / "run.json")
+    settings = settings_from_dict(run["settings"], str(folder))
+    predictor = Predictor(folder / "model.onnx")
+    root = Path(expand(settings.data.data_root)) / "coco"
+    line = {
+        "name": settings.run.name,
+        "note": settings.run.note,
+        "storage": predictor.info.training["storage"],
+        "megabytes": round((folder / "model.onnx").stat().st_size / 1e6, 1),
+        "samples": settings.schedule.steps * settings.schedule.batch_size,
+        "seconds": run["seconds"],
+        "held_out": measured(predictor, held_out(settings)),
+    }
+    if val:
+        line["val"] = measured(
+            predictor, regions_from_coco(root / "annotations/instances_val2017.json", root / "val2017")
+        )
+    return line
+
+
+def page(lines: list[dict[str, Any]]) -> str:
+    """The table to read."""
+    rows = []
+    for line in lines:
+        val = line.get("val")
+        rows.append(
+            (
+                line["name"],
+                line["note"],
+                *(percent(line["held_out"][key]) for key in ("micro", "macro")),
+                f"{percent(val['micro'])} ({interval(val['micro_ci95'])})" if val else "",
+                f"{percent(val['macro'])} ({interval(val['macro_ci95'])})" if val else "",
+                " / ".join(percent(found["micro"]) for found in val["by_size"]["coco"].values()) if val else "",
+                percent(val["ece"]) if val else "",
+                f"{line['megabytes']} ({line['storage']})",
+                line["samples"],
+                line["seconds"],
+            )
+        )
+    header = ("run", "what and why", "held-out micro", "held-out macro", "val micro", "val macro")
+    header += ("val small / medium / large", "val calibration error", "MB", "samples", "training, s")
+    regions = lines[0]["held_out"]["regions"]
+    return (
+        "# Trials of the model to embed\n\n"
+        f"Held-out: {regions} regions of images of COCO train2017 that no run learned from; trials are chosen by them"
+        " alone. Val: coco/val2017, with 95 % intervals, measured for what is kept. Seconds are of the training loop on two"
+        " shared cores, a teacher's embeddings not counted.\n\n" + table(header, rows) + "\n"
+    )
+
+
+def main() -> None:
+    """Measure runs and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders")
+    parser.add_argument("--val", action="store_true", help="measure coco/val2017 too")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="without suffix: .json and .md are written")
+    args = parser.parse_args()
+    kept = args.output.with_suffix(".json")
+    lines = {line["name"]: line for line in (read_json(kept) if kept.is_file() else [])}
+    for folder in args.runs:
+        line = trial(folder, val=args.val)
+        lines[line["name"]] = line
+    write_json(kept, list(lines.values()))
+    write_text(args.output.with_suffix(".md"), page(list(lines.values())))
+    print(args.output.with_suffix(".md"))
+
+
+if __name__ == "__main__":
+    main()
