@@ -85,7 +85,7 @@ def page(lines: list[dict[str, Any]]) -> str:
     return (
         "# Trials of the model to embed\n\n"
         f"Held-out: {regions} regions of images of COCO train2017 that no run learned from; trials are chosen by them"
-        " alone. Val: coco/val2017, with 95 % intervals, measured for what is kept. Seconds are of the training loop on two"
+        " alone. Val: coco/val2017, with 95 % intervals, measured for what is kept. Seconds are of the loop on two"
         " shared cores, a teacher's embeddings not counted.\n\n" + table(header, rows) + "\n"
     )
 
