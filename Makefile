@@ -1,6 +1,6 @@
 # make demo      light install in .venv, then name the regions of the bundled photographs
 # make test      everything the tests need in .venv-test, then lint and all tests
-# make model     train the embedded model by its recipe (about an hour on two cores)
+# make model     train the embedded model and its teacher by their recipes (about an hour and a half on two cores)
 # make results   measure the embedded model: accuracy on COCO and VOC, speed, memory, install
 # make clean     remove environments and outputs
 

@@ -87,7 +87,7 @@ def test_mask_is_read_from_polygons_run_lengths_or_box(coco_folder):
         ({"segmentation": [1, 2, 3, 4, 5, 6]}, "'segmentation' has '1' where a list of numbers belongs"),
         ({"segmentation": "run"}, "'segmentation' has 'run' where a list of polygons belongs"),
         ({"segmentation": [[1, 2, 3, 4]]}, "a polygon of 4 numbers"),
-        ({"segmentation": {"size": [9, 9], "counts": [0, 81]}}, "the mask is 9 high and 9 wide, the image 48 high"),
+        ({"segmentation": {"size": [9, 9], "counts": [0, 81]}}, "the mask is 9 x 9 pixels, the image 48 x 48"),
         ({"segmentation": {"counts": [81]}}, "needs 'size'"),
         ({"bbox": [1, 2, None, 4]}, "'bbox' has 'None' where a number belongs"),
         ({"bbox": {"x": 1}}, "where a list of numbers belongs"),

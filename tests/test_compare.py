@@ -23,7 +23,7 @@ annotations = "annotations.json"
 weights = "random"
 network = {{ trunk = "test_resnet", dropout = 0.1 }}
 view = {{ size = 32, context = 10.0 }}
-schedule = {{ steps = {steps}, batch_size = 4 }}
+schedule = {{ steps = {steps}, batch_size = 4, precision = "float32" }}
 run = {{ device = "cpu" }}
 [base.data]
 data_root = "{root}"
@@ -85,6 +85,17 @@ def test_stopped_comparison_goes_on_where_it_was(comparison, tmp_path, monkeypat
     trained.clear()
     with pytest.raises(SettingsError, match="empty the folder"):
         compare(comparison(steps=1), tmp_path / "out")  # Figures of another budget are not mixed in.
+    fewer = TEXT.replace(
+        'annotations = "annotations.json"\n[base]', 'annotations = "annotations.json"\nmin_area = 2\n[base]'
+    )
+    with pytest.raises(SettingsError, match="empty the folder"):
+        compare(comparison(fewer), tmp_path / "out")  # Nor of other regions.
+
+
+def test_mistyped_site_comes_up_before_anything_is_trained(comparison, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "train", lambda *_: pytest.fail("trained"))
+    with pytest.raises(SettingsError, match="no module 'conv9'"):
+        compare(comparison(TEXT.replace('"conv1"', '"conv9"')), tmp_path / "out")
 
 
 def result(micro, small, seconds=10):
@@ -133,6 +144,13 @@ def test_operations_are_counted():
         ("dropout = 0.1", "droop = 0.1", "variant 'No mask': .*droop"),
         ('images = "images"\nannotations = "annotations.json"\n', "", "evaluate"),
         ("seeds = [0, 1]", "seeds = []", "no variant or no seed"),
+        ("seeds = [0, 1]", "seeds = [1, 1]", "a seed twice"),
+        (
+            'name = "No mask"',
+            'name = "both: first layer"',
+            "two variants are called 'Both, first layer!', or nearly so",
+        ),
+        ("sites = []", "sites = [] }}, schedule = {{ precision = 'bfloat16'", "precision must be the same"),
         ('name = "No mask"', 'name = "No mask"\nrecipe = "nowhere.toml"', r"nowhere\.toml: the recipe cannot be read"),
     ],
 )

@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from maskwise.errors import ModelError
+from maskwise.errors import ModelError, SettingsError
 from maskwise.modelfile import open_model
 from maskwise.training.eppel import import_weights
 from maskwise.training.export import export_model
@@ -89,11 +89,16 @@ def views(height, width, seed=0):
     return rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8), masks
 
 
+def merge_to_give(release):
+    _, _, _, merge, layer = RELEASES[release]
+    return merge if layer == "ValeLayers" and merge != "both" else None
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_imported_network_gives_the_authors_logits_on_any_size(release, tmp_path):
     theirs = published(release)
     torch.save(theirs.state_dict(), tmp_path / "weights.torch")
-    checkpoint = import_weights(tmp_path / "weights.torch", merge=RELEASES[release][3].replace("both", "add"))
+    checkpoint = import_weights(tmp_path / "weights.torch", merge=merge_to_give(release))
     checkpoint.save(tmp_path / "ours.safetensors")
     ours = network_of(checkpoint)
     for height, width in ((64, 64), (97, 150), (160, 131)):
@@ -123,16 +128,27 @@ def test_its_model_file_gives_the_authors_logits_too(release, tmp_path):
 def test_files_from_before_torch_counted_batches_are_read(tmp_path):
     tensors = {k: v for k, v in published("COCO, first").state_dict().items() if not k.endswith("tracked")}
     torch.save(tensors, tmp_path / "old.torch", _use_new_zipfile_serialization=False)
-    network_of(import_weights(tmp_path / "old.torch"))
+    network_of(import_weights(tmp_path / "old.torch", merge="multiply"))
 
 
 def test_classes_are_numbered_or_named(tmp_path):
     torch.save(published("materials").state_dict(), tmp_path / "w.torch")
-    assert import_weights(tmp_path / "w.torch").categories[43].name == "class 43"
+    assert import_weights(tmp_path / "w.torch", merge="add").categories[43].name == "class 43"
     names = tuple(f"material {n}" for n in range(44))
-    assert import_weights(tmp_path / "w.torch", names=names).categories[7].name == "material 7"
+    assert import_weights(tmp_path / "w.torch", names=names, merge="add").categories[7].name == "material 7"
     with pytest.raises(ModelError, match="has 44 classes, but 3 names were given"):
-        import_weights(tmp_path / "w.torch", names=names[:3])
+        import_weights(tmp_path / "w.torch", names=names[:3], merge="add")
+
+
+def test_merge_is_asked_for_where_the_file_does_not_tell_and_refused_where_it_does(tmp_path):
+    torch.save(published("materials").state_dict(), tmp_path / "w.torch")
+    with pytest.raises(SettingsError, match="multiplies or adds; give --merge"):
+        import_weights(tmp_path / "w.torch")
+    for release in ("COCO, README", "COCO, current", "GES"):
+        torch.save(published(release).state_dict(), tmp_path / "w.torch")
+        for merge in ("multiply", "add"):
+            with pytest.raises(SettingsError, match="leave merge out"):
+                import_weights(tmp_path / "w.torch", merge=merge)
 
 
 class Trap:
@@ -158,13 +174,15 @@ def test_other_layouts_are_refused_with_what_was_expected_and_found(tmp_path):
         "a part": ({k: v for k, v in good.items() if "layer4.2.conv3" not in k}, "missing .*layer4.2.conv3.weight"),
         "wide": ({**good, "Attentionlayer.weight": torch.ones(32, 1, 3, 3)}, r"other shape .*\(32, 1, 3, 3\)"),
         "no head": ({k: v for k, v in good.items() if "fc" not in k}, r"missing .*head"),
+        "scalar": ({**good, "Attentionlayer.weight": torch.ones(())}, "other shape"),
+        "numbered": ({0: torch.ones(1)}, "not a dictionary of tensors"),
         "nested": ({"state_dict": good}, "not a dictionary of tensors"),
     }
     for name, (content, match) in cases.items():
         torch.save(content, tmp_path / "w.torch")
         with pytest.raises(ModelError, match=match):
             pytest.fail(f"{name}: {import_weights(tmp_path / 'w.torch')}")
-    for content in (b"", b"not a zip"):
+    for content in (b"", b"not a zip", b".", b"\x80\x02(X"):
         (tmp_path / "w.torch").write_bytes(content)
         with pytest.raises(ModelError, match="is not a file of tensors"):
             import_weights(tmp_path / "w.torch")

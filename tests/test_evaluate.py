@@ -110,8 +110,8 @@ class ByArea(FakePredictor):
 
 
 def test_sloppy_masks_are_named_too_if_asked(tmp_path: Path):
-    """A disc and its crowd twin: shifted it keeps its area, dilated, eroded and boxed it does not."""
-    regions = region_set(tmp_path, [[("cat", "cat", 5), ("cat", "cat", 5)]], crowds=("0/1",))
+    """A disc and a crowd of another class: shifted it keeps its area, dilated, eroded and boxed it does not."""
+    regions = region_set(tmp_path, [[("cat", "cat", 5), ("dog", "dog", 5)]], crowds=("0/1",))
     disc = Mask.from_array(np.hypot(*np.mgrid[-20:20, -20:20]) < 9)
     regions = replace(regions, regions=tuple(replace(r, read_mask=lambda: disc) for r in regions.regions))
     plain, asked = (evaluate(ByArea(disc.area), regions, sloppy=sloppy) for sloppy in (False, True))

@@ -131,7 +131,13 @@ def test_refuses_a_model_file_of_another_kind(tmp_path, name, text):
 
 
 @pytest.mark.parametrize(
-    ("photo", "mask", "name"), [("coffee", "cup", "cup"), ("coffee", "table", "dining table"), ("cat", "cat", "cat")]
+    ("photo", "mask", "name"),
+    [
+        ("coffee", "cup", "cup"),
+        ("coffee", "spoon", "spoon"),
+        ("coffee", "table", "dining table"),
+        ("cat", "cat", "cat"),
+    ],
 )
 def test_embedded_model_names_the_bundled_photographs(tmp_path, photo, mask, name):
     """Through the command line, in a process of its own, as a newcomer would."""

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from maskwise import Predictor
-from maskwise.errors import ModelError
+from maskwise import Mask, Predictor
+from maskwise.errors import ModelError, SettingsError
 from maskwise.images import load_image
 from maskwise.training import teacher
 from maskwise.training.checkpoint import load_checkpoint
@@ -35,10 +35,10 @@ def taught(objects, model, **schedule):
 
 def test_embeddings_are_the_models_own_set_to_one_scale(objects, model, tmp_path):
     regions = read_data(settings(objects).data).train
-    got = teacher_embeddings(model, regions, tmp_path / "cache.safetensors")
+    got = teacher_embeddings(model, regions, tmp_path / "cache.safetensors").embeddings
     predictor = Predictor(model)
     rows = [predictor.embed(load_image(r.image_path), [r.read_mask()])[0] for r in regions]
-    expected = (rows - np.mean(rows, axis=0)) / np.std(rows, axis=0, ddof=1).clip(1e-6)
+    expected = (rows - np.mean(rows, axis=0)) / np.std(rows, axis=0).clip(1e-6)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(got, expected, atol=1e-3)
 
@@ -48,10 +48,42 @@ def test_embeddings_are_kept_for_the_same_model_and_regions(objects, model, tmp_
     first = teacher_embeddings(model, regions, cache)
     with monkeypatch.context() as patch:
         patch.setattr(teacher, "_embed", lambda *_: pytest.fail("made again"))
-        assert torch.equal(teacher_embeddings(model, regions, cache), first)
-    assert len(teacher_embeddings(model, regions[1:], cache)) == len(regions) - 1
-    other = teacher_embeddings(tiny_model(tmp_path, seed=1), regions[1:], cache)
-    assert not torch.allclose(other, first[1:], atol=0.1)
+        again = teacher_embeddings(model, regions, cache)
+        assert torch.equal(again.embeddings, first.embeddings)
+        assert again.sha256 == first.sha256
+    assert len(teacher_embeddings(model, regions[1:], cache).embeddings) == len(regions) - 1
+    other = teacher_embeddings(tiny_model(tmp_path, seed=1), regions[1:], cache).embeddings
+    assert not torch.allclose(other, first.embeddings[1:], atol=0.1)
+
+
+def test_another_outline_in_the_same_box_is_another_region(objects, model, tmp_path):
+    regions = read_data(settings(objects).data).train
+    bits = regions[0].read_mask().to_array()
+    top, left = np.argwhere(bits)[0]
+    moved = bits.copy()
+    moved[top, left] = False
+    other = replace(regions[0], read_mask=lambda: Mask.from_array(moved))
+    cache = tmp_path / "cache.safetensors"
+    assert other.read_mask().box_xywh == regions[0].read_mask().box_xywh
+    keys = {teacher_embeddings(model, (r, *regions[1:3]), cache).sha256 for r in (regions[0], other)}
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"not tensors"])
+def test_damaged_cache_is_made_anew(objects, model, tmp_path, content):
+    regions, cache = read_data(settings(objects).data).train[:2], tmp_path / "cache.safetensors"
+    cache.write_bytes(content)
+    first = teacher_embeddings(model, regions, cache)
+    assert torch.equal(teacher_embeddings(model, regions, cache).embeddings, first.embeddings)
+
+
+def test_run_is_not_gone_on_with_under_another_teacher(objects, tmp_path, monkeypatch):
+    model = tiny_model(tmp_path)
+    run = taught(objects, model)
+    interrupt(run, tmp_path / "run", monkeypatch, after=5)
+    model.write_bytes(tiny_model(tmp_path, seed=1).read_bytes())
+    with pytest.raises(SettingsError, match="under another teacher"):
+        train(run, tmp_path / "run")
 
 
 def test_distance_is_nought_for_the_same_direction_and_two_for_the_opposite():
@@ -74,7 +106,7 @@ def _distance(folder, run):
     checkpoint = load_checkpoint(folder / "checkpoint.safetensors")
     weights = checkpoint.weights
     split = read_data(run.data)
-    right = teacher_embeddings(Path(run.teacher.model), split.train, folder / TEACHER)
+    right = teacher_embeddings(Path(run.teacher.model), split.train, folder / TEACHER).embeddings
     network = network_of(checkpoint)
     told = []
     for region in split.train:

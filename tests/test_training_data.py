@@ -193,15 +193,27 @@ def test_sample_says_which_region_it_is_of(coco_folder):
         assert same(sample, plain[sample[3]])
 
 
-def test_temperature_is_set_on_classes_as_they_are_drawn_and_on_sources_that_say_so(coco_folder):
-    uneven(coco_folder)
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_temperature_is_set_on_classes_as_they_are_drawn_and_on_sources_that_say_so(coco_folder, power):
+    """The other source has as many regions again, so that what is drawn differs from what calibrates."""
     there = data(coco_folder).sources[0]
     split = read_data(data(coco_folder, there, replace(there, calibrate=False), holdout=0.4))
-    weights = split.calibration_weights(0.5).tolist()
-    counts = Counter(region.name for region in split.train)
+    weights = split.calibration_weights(power)
     half = len(split.holdout) // 2
-    assert weights[:half] == pytest.approx([counts[region.name] ** -0.5 for region in split.holdout[:half]])
-    assert weights[half:] == [0.0] * half
+    assert not weights[half:].any()
+    by_class = Counter()
+    for region, weight in zip(split.holdout, weights.tolist(), strict=True):
+        by_class[region.name] += weight
+    learned = Counter(region.name for region in split.train)
+    drawn = {name: count**power for name, count in learned.items() if name in by_class}
+    assert len(drawn) == 2
+    for name, expected in drawn.items():
+        assert by_class[name] / sum(by_class.values()) == pytest.approx(expected / sum(drawn.values()))
+
+
+def test_refuses_sources_of_which_none_sets_the_temperature(coco_folder):
+    with pytest.raises(SettingsError, match="no source has calibrate = true"):
+        read_data(data(coco_folder, replace(COCO, calibrate=False)))
 
 
 def test_target_is_the_class_of_the_region(coco_folder):

@@ -11,7 +11,7 @@ from typing import Any
 from maskwise.errors import AnnotationError, MaskError
 from maskwise.files import read_json
 from maskwise.images import image_size
-from maskwise.masks import Mask
+from maskwise.masks import Mask, check_size
 from maskwise.regions import Category, LabelledRegion, RegionSet
 
 
@@ -54,8 +54,7 @@ class CocoFile:
         try:
             if isinstance(segmentation, dict):
                 mask = Mask.from_rle(segmentation)
-                if mask.image_hw != image_hw:
-                    raise MaskError(f"the mask is {_hw(mask.image_hw)}, the image {_hw(image_hw)}")
+                check_size(mask, image_hw)
                 return mask
             if segmentation:
                 _check_numbers(segmentation, "segmentation", depth=2)
@@ -76,10 +75,6 @@ def _check_numbers(value: Any, key: str, *, depth: int) -> None:
         raise MaskError(f"{key!r} has {str(value)[:40]!r} where {wanted} belongs")
     for item in value:
         _check_numbers(item, key, depth=depth - 1)
-
-
-def _hw(size_hw: tuple[int, int]) -> str:
-    return f"{size_hw[0]} high and {size_hw[1]} wide"
 
 
 def read_coco(path: str | os.PathLike[str], *, labelled: bool) -> CocoFile:

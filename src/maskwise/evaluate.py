@@ -37,7 +37,7 @@ COCO_BOUNDS = (32**2, 96**2)
 COCO_SIZES = ("small", "medium", "large")
 PROTOCOLS = {"eppel_n2": 2, "eppel_n10": 10}
 """Images per class of the published protocols."""
-SLOPPY_KINDS = ("dilate", "erode", "shift", "box")
+JUDGED_SLOPPY = ("dilate", "erode", "shift", "box")
 SLOPPY_STRENGTH = 0.15
 """Dilated or eroded by this over the region's size (square root of its area), shifted by two thirds of it."""
 LISTED_CONFUSIONS = 30
@@ -135,10 +135,10 @@ def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "", sloppy
         "per_class": _per_class(confusion, classes),
         "confusions": _confusions(confusion, classes),
         "protocols": {name: _protocol(answers, count) for name, count in PROTOCOLS.items()},
-        "sloppy": _sloppy(predictor, known) if sloppy else {},
         "unknown_classes": unknown,
         "crowds": int(answers.crowds.sum()),
         "seconds": round(time.perf_counter() - start, 2),
+        "sloppy": _sloppy(predictor, known) if sloppy else {},
     }
     return Evaluation(report, _prediction_rows(answers, classes), classes, confusion)
 
@@ -159,7 +159,7 @@ def _sloppy(predictor: Predictor, regions: RegionSet) -> dict[str, dict[str, flo
     """Accuracies under each kind of worse mask; crowds left out."""
     counted = replace(regions, regions=tuple(region for region in regions.regions if not region.crowd))
     found = {}
-    for kind in SLOPPY_KINDS:
+    for kind in JUDGED_SLOPPY:
         micro, macro = _accuracies(_ask(predictor, counted, kind))
         found[kind] = {"micro": micro, "macro": macro}
     return found

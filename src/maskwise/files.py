@@ -71,3 +71,16 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise AnnotationError(f"{path}: cannot be read ({error.strerror})") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: is not JSON ({error})") from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and its parents, unless it is there.
+
+    Raises:
+        InputError: it cannot be made, or is a file.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made a folder ({error.strerror}); give another output folder") from error
+    return Path(path)

@@ -14,7 +14,6 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from maskwise.errors import InputError
 from maskwise.evaluate import (
     COCO_BOUNDS,
     COCO_SIZES,
@@ -23,7 +22,7 @@ from maskwise.evaluate import (
     SLOPPY_STRENGTH,
     Evaluation,
 )
-from maskwise.files import whole_file, write_json, write_text
+from maskwise.files import make_folder, whole_file, write_json, write_text
 
 CONFUSION, BY_SIZE = "confusion.png", "accuracy-by-size.png"
 LISTED_CLASSES = 10
@@ -32,19 +31,6 @@ LISTED_CONFUSIONS = 15
 BLUE, GREY = "#1f5fa8", "#777777"
 MOST_LABELS = 150
 """With more classes the confusion picture has no labels: they would not be readable."""
-
-
-def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Make a folder and its parents, unless it is there.
-
-    Raises:
-        InputError: it cannot be made, or is a file.
-    """
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be made a folder ({error.strerror}); give another output folder") from error
-    return Path(path)
 
 
 def write_report(evaluation: Evaluation, folder: str | os.PathLike[str]) -> None:

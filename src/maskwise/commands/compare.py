@@ -19,7 +19,7 @@ class Command:
     that was stopped goes on where it was.
 
     Examples:
-      maskwise compare recipes/comparison.toml -o runs/comparison
+      maskwise compare recipes/comparisons/published-study.toml -o runs/study
     """
 
     comparison: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="COMPARISON")]

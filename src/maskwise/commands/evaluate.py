@@ -56,8 +56,9 @@ class Command:
         names = self._renames()
         self._check_source()
         from maskwise.evaluate import evaluate
+        from maskwise.files import make_folder
         from maskwise.predictor import Predictor
-        from maskwise.report import make_folder, write_report
+        from maskwise.report import write_report
 
         regions = self._regions().without(self.ignore).renamed(names)
         predictor = Predictor(self.model, device=self.device, threads=self.threads)

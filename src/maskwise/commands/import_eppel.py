@@ -16,10 +16,11 @@ class Command:
     """Make a checkpoint of a weight file that the method's author published.
 
     Known are the ResNet-50 nets for COCO objects and materials and the ResNet-101 of the generator-evaluator-selector
-    system. The file is read as tensors alone; nothing else in it is unpickled.
+    system. The file is read as tensors alone; nothing else in it is unpickled. The network is fed RGB, as the author's
+    evaluation of single images does; some of the training scripts fed BGR.
 
     Examples:
-      maskwise import-eppel Defult.torch -o eppel.safetensors --classes names.txt
+      maskwise import-eppel weights.torch -o eppel.safetensors --classes names.txt
       maskwise export eppel.safetensors -o eppel.onnx
     """
 
@@ -29,9 +30,9 @@ class Command:
     """The checkpoint to write (.safetensors)."""
     classes: Path | None = None
     """Text file with the classes' names in the order of the net's outputs, one a line; else they are numbered."""
-    merge: Literal["multiply", "add"] = "multiply"
-    """What a branch of `ValeLayers` with one layer per site does: nothing in the file tells. COCO's first release
-    multiplies."""
+    merge: Literal["multiply", "add"] | None = None
+    """Of files whose branch is called ValeLayers, with one layer per site: nothing in them tells. COCO's first release
+    multiplies, materials add."""
 
     def run(self) -> None:
         """Import and say what was found."""

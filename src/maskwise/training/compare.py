@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskwise.errors import SettingsError
 from maskwise.evaluate import COCO_SIZES, PUBLISHED_BINS, evaluate
-from maskwise.files import read_json, whole_file, write_json, write_text
+from maskwise.files import make_folder, read_json, whole_file, write_json, write_text
 from maskwise.predictor import Predictor
 from maskwise.regions import RegionSet
 from maskwise.report import percent, published_labels, table
+from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import read_source
 from maskwise.training.export import export_model
@@ -38,6 +39,7 @@ from maskwise.training.settings import (
 )
 
 PICTURE = "comparison.png"
+RESULT = "result.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,18 +98,20 @@ def read_comparison(path: Path) -> tuple[CompareSettings, dict[str, TrainSetting
     """Read a comparison; gives its settings and, by name, those of every variant's run (with the first seed).
 
     Raises:
-        SettingsError: the file or a recipe cannot be read, a setting is unknown, or two variants share a name.
+        SettingsError: the file or a recipe cannot be read, a setting is unknown, or variants clash.
     """
     settings = structure(read_toml(path), CompareSettings, str(path))
     runs: dict[str, TrainSettings] = {}
     for variant in settings.variants:
-        if variant.name in runs:
-            raise SettingsError(f"{path}: two variants are called {variant.name!r}")
+        if _slug(variant.name) in map(_slug, runs):
+            raise SettingsError(f"{path}: two variants are called {variant.name!r}, or nearly so")
         recipe = read_toml(path.parent / variant.recipe) if variant.recipe else {}
         content = _laid_over(_laid_over(recipe, settings.base), variant.change)
         runs[variant.name] = settings_from_dict(content, f"{path}: variant {variant.name!r}")
-    if not runs or not settings.seeds:
-        raise SettingsError(f"{path}: names no variant or no seed")
+    if not runs or not settings.seeds or len(set(settings.seeds)) < len(settings.seeds):
+        raise SettingsError(f"{path}: names no variant or no seed, or a seed twice")
+    if len({run.schedule.precision for run in runs.values()}) > 1:
+        raise SettingsError(f"{path}: schedule.precision must be the same for all variants")
     return settings, runs
 
 
@@ -123,39 +127,70 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def compare(path: Path, folder: Path) -> list[Row]:
     """Train and judge every variant with every seed, and write the table and the picture.
 
-    Each run's figures are kept in the folder, and only they: a comparison that was stopped goes on where it was. The
-    page is written anew after every run.
+    Of each run its figures, record and log are kept in the folder, not its weights. A comparison that was stopped goes
+    on where it was; the page is written anew after every run.
 
     Args:
         path: the comparison (TOML).
         folder: gets `comparison.json`, `comparison.md`, `comparison.png` and a folder per run; made if missing.
 
     Raises:
-        SettingsError: see `read_comparison`, or a run's settings do not fit.
+        SettingsError: see `read_comparison`; a run's settings do not fit; or the folder has figures of others.
         AnnotationError, ImageError, MaskError, ModelError: as in training and evaluation.
+        InputError: the folder cannot be made.
     """
     settings, runs = read_comparison(path)
-    first = next(iter(runs.values()))
-    regions = read_source(settings.evaluate, Path(expand(first.data.data_root)))
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
-    for seed in settings.seeds:  # Seed by seed, so that a comparison stopped early has every row.
-        for name, run in runs.items():
-            seeded = replace(run, schedule=replace(run.schedule, seed=seed), run=replace(run.run, name=name))
-            place = folder / "runs" / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}-seed-{seed}"
-            rows[name].append(_result(seeded, regions, place))
-            write_comparison([Row(n, tuple(found)) for n, found in rows.items() if found], settings, runs, folder)
-    return [Row(name, tuple(found)) for name, found in rows.items()]
+    make_folder(folder)
+    for run in runs.values():  # A mistyped site should not come up after hours.
+        with torch.device("meta"):
+            build_network(run.network, classes=1, probe_size=probe_size(run))
+    data = next(iter(runs.values())).data
+    regions = read_source(settings.evaluate, Path(expand(data.data_root)))
+    planned = [(name, seed, _seeded(run, name, seed)) for seed in settings.seeds for name, run in runs.items()]
+    places = {(name, seed): folder / "runs" / f"{_slug(name)}-seed-{seed}" for name, seed, _ in planned}
+    done = {}
+    for name, seed, run in planned:
+        result = _kept(places[name, seed], _key(run, settings.evaluate))
+        if result is not None:
+            done[name, seed] = result
+    for name, seed, run in planned:  # Seed by seed, so that a comparison stopped early has every row.
+        if (name, seed) not in done:
+            done[name, seed] = _result(run, regions, places[name, seed], _key(run, settings.evaluate))
+        write_comparison(_rows(runs, settings.seeds, done), settings, runs, folder)
+    return _rows(runs, settings.seeds, done)
 
 
-def _result(run: TrainSettings, regions: RegionSet, folder: Path) -> dict[str, Any]:
-    """The figures of one run: those kept from before where its settings are the same."""
-    kept = folder / "result.json"
-    key = hashlib.sha256(json.dumps(settings_to_dict(run), sort_keys=True).encode()).hexdigest()
-    if kept.is_file():
-        result = read_json(kept)
-        if result["settings_sha256"] != key:
-            raise SettingsError(f"{folder}: holds figures of other settings; empty the folder, or give another")
-        return result
+def _seeded(run: TrainSettings, name: str, seed: int) -> TrainSettings:
+    return replace(run, schedule=replace(run.schedule, seed=seed), run=replace(run.run, name=name))
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _rows(names: Iterable[str], seeds: Sequence[int], done: dict[tuple[str, int], dict[str, Any]]) -> list[Row]:
+    rows = [Row(name, tuple(done[name, seed] for seed in seeds if (name, seed) in done)) for name in names]
+    return [row for row in rows if row.results]
+
+
+def _key(run: TrainSettings, judged_on: SourceSettings) -> str:
+    """Changes with anything that a run's figures depend on but the data's own content."""
+    content = json.dumps([settings_to_dict(run), asdict(judged_on)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _kept(folder: Path, key: str) -> dict[str, Any] | None:
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    result = read_json(path)
+    if not isinstance(result, dict) or result.get("settings_sha256") != key:
+        raise SettingsError(f"{folder}: holds figures of other settings; empty the folder, or give another")
+    return result
+
+
+def _result(run: TrainSettings, regions: RegionSet, folder: Path, key: str) -> dict[str, Any]:
+    """Train, judge, and keep the figures of one run."""
     final = train(run, folder)
     model = folder / "model.onnx"
     export_model(final, model, "fp32")
@@ -164,10 +199,11 @@ def _result(run: TrainSettings, regions: RegionSet, folder: Path) -> dict[str, A
     result = {
         "settings_sha256": key,
         **{name: report[name] for name in ("regions", "micro", "macro", "top5", "ece", "by_size")},
+        "record": checkpoint.record,
         "seconds": checkpoint.record["seconds"],
         "gmac": gmac(network_of(checkpoint), probe_size(run)),
     }
-    write_json(kept, result)
+    write_json(folder / RESULT, result)
     for path in folder.iterdir():  # Of a hundred runs the weights alone would take many gigabytes.
         if path.suffix in (".safetensors", ".onnx"):
             path.unlink()
@@ -201,7 +237,10 @@ def write_comparison(
         comparison_figure(rows).savefig(temporary, metadata={"Software": None})
     write_text(folder / "comparison.md", markdown(rows, settings, runs))
     content = [{"name": row.name, "settings": settings_to_dict(runs[row.name]), "results": row.results} for row in rows]
-    write_json(folder / "comparison.json", {"seeds": settings.seeds, "variants": content})
+    write_json(
+        folder / "comparison.json",
+        {"judged_on": asdict(settings.evaluate), "seeds": settings.seeds, "variants": content},
+    )
 
 
 def markdown(rows: Sequence[Row], settings: CompareSettings, runs: dict[str, TrainSettings]) -> str:

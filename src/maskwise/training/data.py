@@ -53,15 +53,20 @@ class Split:
         return tuple(category.name for category in self.categories)
 
     def calibration_weights(self, class_power: float) -> Float[Tensor, " holdout"]:
-        """What each held-out region counts for when the temperature is set: classes as often as they are drawn.
+        """What each held-out region counts for when the temperature is set.
+
+        Together the regions of a class count for as much as the class is drawn while training.
 
         Args:
             class_power: `DataSettings.class_power`.
         """
-        counts = Counter(region.name for region in self.train)
+        learned = Counter(region.name for region in self.train)
+        chosen = Counter(r.name for r, calibrates in zip(self.holdout, self.calibrates, strict=True) if calibrates)
         return torch.tensor(
             [
-                max(counts[region.name], 1) ** (class_power - 1) if calibrates else 0.0
+                learned[region.name] ** class_power / chosen[region.name]
+                if calibrates and region.name in learned
+                else 0.0
                 for region, calibrates in zip(self.holdout, self.calibrates, strict=True)
             ]
         )
@@ -95,6 +100,8 @@ def read_data(settings: DataSettings) -> Split:
     """
     if not settings.sources:
         raise SettingsError("data.sources is empty; name at least one folder of images with annotations or label maps")
+    if not any(source.calibrate for source in settings.sources):
+        raise SettingsError("no source has calibrate = true, so nothing would set the temperature; let one of them")
     root = Path(expand(settings.data_root))
     sets = [read_source(source, root) for source in settings.sources]
     train, holdout, calibrates = [], [], []
@@ -195,7 +202,13 @@ def _recent_image(path: Path) -> Pixels:
     return load_image(path)
 
 
-def _image_of(region: LabelledRegion, mask: Mask) -> Pixels:
+def image_of(region: LabelledRegion, mask: Mask) -> Pixels:
+    """The image of a region, the latest few of them kept.
+
+    Raises:
+        ImageError: it cannot be read.
+        MaskError: the mask is of another size; the message names image and annotation.
+    """
     image = _recent_image(region.image_path)
     try:
         check_size(mask, image.shape[:2])
@@ -244,7 +257,7 @@ class TrainingRegions(Dataset):
             view = jitter_crop(self.settings.view.view(mask), augment, rng)
         else:
             view = self.settings.view.view(mask)
-        pixels, coverage = jitter_flip(view, augment, rng).render(_image_of(region, mask), mask)
+        pixels, coverage = jitter_flip(view, augment, rng).render(image_of(region, mask), mask)
         return jitter_colours(pixels, augment, rng), coverage, self.index[region.name], number
 
 
@@ -264,5 +277,5 @@ class PlainRegions(Dataset):
     def __getitem__(self, number: int) -> Sample:
         region = self.regions[number]
         mask = region.read_mask()
-        pixels, coverage = self.view.view(mask).render(_image_of(region, mask), mask)
+        pixels, coverage = self.view.view(mask).render(image_of(region, mask), mask)
         return pixels, coverage, self.index[region.name], number

@@ -9,7 +9,6 @@ Source:
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from maskwise.errors import ModelError
+from maskwise.errors import ModelError, SettingsError
 from maskwise.regions import Category
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import Checkpoint
@@ -49,21 +48,24 @@ class _Branch:
 
 
 def import_weights(
-    path: Path, *, names: tuple[str, ...] | None = None, merge: Literal["multiply", "add"] = "multiply"
+    path: Path, *, names: tuple[str, ...] | None = None, merge: Literal["multiply", "add"] | None = None
 ) -> Checkpoint:
     """Read a published weight file.
 
     Args:
         path: the file.
         names: of the classes, in the order of its logits; left out, they are called by number.
-        merge: what a file of `ValeLayers` with one layer per site does: nothing in the file tells.
+        merge: what a file of `ValeLayers` with one layer per site does: nothing in the file tells. Of other files None.
 
     Raises:
+        SettingsError: merge is given where the file tells, or is not where it does not.
         ModelError: not a file of tensors, or of another layout; the message says what was expected and found. Or
             there are more or fewer names than logits.
     """
     tensors = read_tensors(path)
     branch = _branch(tensors, merge, path)
+    if merge not in (None, branch.settings.merge) or (merge == "add" and "ValeLayers.0" not in branch.names):
+        raise SettingsError(f"{path}: its branch is known to {branch.settings.merge}; leave merge out")
     weights = {_our_name(name, branch): tensor.float() for name, tensor in tensors.items()}
     classes = tensors["Net.fc.bias"].numel() if "Net.fc.bias" in tensors else 0
     _check_fit(path, weights, branch.settings, classes)
@@ -96,18 +98,19 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
         raise ModelError(f"{path}: no such weights file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # Of damaged bytes torch raises errors of many kinds.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"{path}: is not a file of tensors alone, and nothing else is unpickled; give a state dict written by"
             f" torch.save ({reason})"
         ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
+    if not named or not all(isinstance(value, Tensor) for value in content.values()):
         raise ModelError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors; give a state dict")
     return content
 
 
-def _branch(tensors: Mapping[str, Tensor], merge: Literal["multiply", "add"], path: Path) -> _Branch:
+def _branch(tensors: Mapping[str, Tensor], merge: Literal["multiply", "add"] | None, path: Path) -> _Branch:
     trunk = "resnet101" if "Net.layer3.22.conv1.weight" in tensors else "resnet50"
     layers = sorted(
         (match[1] for name in tensors if (match := re.fullmatch(r"((?!Net\.).*)\.weight", name))),
@@ -120,10 +123,15 @@ def _branch(tensors: Mapping[str, Tensor], merge: Literal["multiply", "add"], pa
         settings = _settings(trunk, ("conv1",), "add", initial="add_ones")
         return _Branch(settings, {"Attentionlayer": "branch.0.add"})
     if layers and layers == [f"ValeLayers.{number}" for number in range(len(layers))]:
-        widths = tuple(tensors[f"{layer}.weight"].shape[0] for layer in layers)
+        widths = tuple(len(tensors[f"{layer}.weight"]) if tensors[f"{layer}.weight"].ndim else 0 for layer in layers)
         for sites in (("conv1",), ALL_SITES):
             once = WIDTHS[: len(sites)]
             if widths == once:
+                if merge is None:
+                    raise SettingsError(
+                        f"{path}: nothing in it tells whether its branch multiplies or adds; give --merge multiply"
+                        " (COCO's first release) or --merge add (materials)"
+                    )
                 named = {layer: f"branch.{number}.{merge}" for number, layer in enumerate(layers)}
                 return _Branch(_settings(trunk, sites, merge), named)
             if widths == tuple(width for width in once for _ in range(2)):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import accelerate
 import numpy as np
 import onnx
 import onnxruntime
@@ -227,7 +226,7 @@ class _Views:
     @staticmethod
     def _read(regions: PlainRegions) -> Iterator[dict[str, np.ndarray]]:
         for number in range(len(regions)):
-            pixels, coverage, _ = regions[number]
+            pixels, coverage, *_ = regions[number]
             yield dict(zip(INPUTS, (pixels[None], coverage[None]), strict=True))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
@@ -278,4 +277,4 @@ def graph_logits(path: Path, split: Split, checkpoint: Checkpoint) -> tuple[Tens
             feed = dict(zip(INPUTS, (images.numpy(), masks.numpy()), strict=True))
             return torch.from_numpy(session.run(["logits"], feed)[0])
 
-    return logits_of(Graph(), split.holdout, split, checkpoint.settings, accelerate.Accelerator(cpu=True))
+    return logits_of(Graph(), split.holdout, split, checkpoint.settings)

@@ -6,6 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from maskwise import __version__
 from maskwise.errors import SettingsError
-from maskwise.files import write_json
+from maskwise.files import make_folder, write_json
 from maskwise.regions import LabelledRegion
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint, optimiser_tensors, restore_optimiser
@@ -48,6 +49,7 @@ def train(settings: TrainSettings, folder: Path) -> Path:
 
     Raises:
         SettingsError: settings that do not fit each other, the data, or the run already in the folder.
+        InputError: the folder cannot be made.
         AnnotationError, ImageError, MaskError: data that cannot be used.
         ModelError: weights that cannot be had or do not fit.
     """
@@ -56,7 +58,7 @@ def train(settings: TrainSettings, folder: Path) -> Path:
         mixed_precision="bf16" if _computes_in_bf16(settings.schedule.precision) else "no",
         cpu=settings.run.device == "cpu",
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     run = _start(settings, split, folder, accelerator)
     with SummaryWriter(str(folder / "tensorboard"), purge_step=run.step) as log:
         _steps(run, log)
@@ -110,13 +112,12 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
     if settings.teacher.model:
         with accelerator.main_process_first():  # The others read what the first has kept.
             teacher = teacher_embeddings(Path(expand(settings.teacher.model)), split.train, folder / TEACHER)
-        teacher = teacher.to(accelerator.device)
     network = build_network(
         settings.network,
         classes=len(split.categories),
         weights=weights,
         probe_size=probe_size(settings),
-        teacher_width=0 if teacher is None else teacher.shape[1],
+        teacher_width=0 if teacher is None else teacher.embeddings.shape[1],
     ).to(memory_format=torch.channels_last)
     _check_frozen(network, settings)
     optimiser = make_optimiser(network, settings.schedule)
@@ -136,7 +137,10 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
         "regions_train": len(split.train),
         "regions_holdout": len(split.holdout),
     }
-    run = _Run(settings, split, folder, accelerator, network, average, optimiser, teacher, record=record)
+    if teacher is not None:
+        record["teacher_sha256"] = teacher.sha256
+    embeddings = None if teacher is None else teacher.embeddings.to(accelerator.device)
+    run = _Run(settings, split, folder, accelerator, network, average, optimiser, embeddings, record=record)
     if (folder / CHECKPOINT).is_file():
         _resume(run, load_checkpoint(folder / CHECKPOINT))
     return run
@@ -144,11 +148,11 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
 
 def _check_frozen(network: RegionClassifier, settings: TrainSettings) -> None:
     known = {name for name, _ in (*network.trunk.named_modules(), *network.trunk.named_parameters())}
-    unknown = [name for name in settings.schedule.frozen if name not in known]
+    unknown = [name for name in settings.schedule.frozen if not name or name not in known]
     if unknown:
         names = ", ".join(name for name, _ in network.trunk.named_children())
         raise SettingsError(
-            f"schedule.frozen: trunk {settings.network.trunk} has no {', '.join(unknown)}; it has {names}"
+            f"schedule.frozen: trunk {settings.network.trunk} has no {', '.join(map(repr, unknown))}; it has {names}"
         )
 
 
@@ -169,6 +173,10 @@ def _resume(run: _Run, checkpoint: Checkpoint) -> None:
         )
     if checkpoint.categories != run.split.categories:
         raise SettingsError(f"{run.folder}: holds a run on other classes; the data have changed since")
+    if checkpoint.record.get("teacher_sha256") != run.record.get("teacher_sha256"):
+        raise SettingsError(
+            f"{run.folder}: holds a run under another teacher, or on other regions; give another folder"
+        )
     run.bare.load_state_dict(checkpoint.part("model"))
     if run.average is not None:
         run.average.module.load_state_dict(checkpoint.part("average"))
@@ -348,9 +356,17 @@ def logits_of(
     regions: tuple[LabelledRegion, ...],
     split: Split,
     settings: TrainSettings,
-    accelerator: accelerate.Accelerator,
+    accelerator: accelerate.Accelerator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Logits (N x classes) and class indices (N) of regions seen as prediction sees them."""
+    """Logits (N x classes) and class indices (N) of regions seen as prediction sees them.
+
+    Args:
+        network: takes images and masks.
+        regions: the regions.
+        split: says which classes there are.
+        settings: of the run: view and batch size.
+        accelerator: where and how exactly it computes; left out, on the processor in float32.
+    """
     loader = DataLoader(
         PlainRegions(regions, settings.view, split.categories),
         batch_size=1 if settings.view.kind == "whole" else settings.schedule.batch_size,
@@ -359,11 +375,10 @@ def logits_of(
     )
     network.eval()
     logits, targets = [], []
-    with torch.no_grad(), accelerator.autocast():
+    device = accelerator.device if accelerator else torch.device("cpu")
+    with torch.no_grad(), accelerator.autocast() if accelerator else nullcontext():
         for batch in loader:
-            logits.append(
-                network(batch.images.to(accelerator.device), batch.masks.to(accelerator.device)).float().cpu()
-            )
+            logits.append(network(batch.images.to(device), batch.masks.to(device)).float().cpu())
             targets.append(batch.targets)
     return torch.cat(logits), torch.cat(targets)
 

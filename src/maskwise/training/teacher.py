@@ -12,28 +12,40 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from maskwise.files import whole_file
-from maskwise.images import load_image
 from maskwise.predictor import Predictor
 from maskwise.regions import LabelledRegion
+from maskwise.training.data import image_of
 
 
-def teacher_embeddings(
-    model: Path, regions: Sequence[LabelledRegion], cache: Path
-) -> Float[Tensor, "regions features"]:
-    """What a teacher makes of regions, each feature with mean 0 and spread 1 over them, rows of length 1.
+@dataclass(frozen=True)
+class Teacher:
+    """What a teacher makes of regions.
+
+    Attributes:
+        embeddings: each feature with mean 0 and spread 1 over the regions, rows of length 1.
+        sha256: of the model file, the regions' outlines and the names of their images.
+    """
+
+    embeddings: Float[Tensor, "regions features"]
+    sha256: str
+
+
+def teacher_embeddings(model: Path, regions: Sequence[LabelledRegion], cache: Path) -> Teacher:
+    """Let a teacher embed regions.
 
     Args:
         model: model file of the teacher.
@@ -51,36 +63,40 @@ def teacher_embeddings(
         embeddings = torch.from_numpy(_embed(predictor, regions))
         with whole_file(cache) as temporary:
             save_file({"embeddings": embeddings}, temporary, metadata={"key": key})
-    spread = embeddings.std(dim=0).clamp(min=1e-6)
-    return F.normalize((embeddings - embeddings.mean(dim=0)) / spread, dim=1)
+    spread = embeddings.std(dim=0, correction=0).clamp(min=1e-6)
+    return Teacher(F.normalize((embeddings - embeddings.mean(dim=0)) / spread, dim=1), key)
 
 
 def _key(model: Path, regions: Sequence[LabelledRegion]) -> str:
-    """Changes with the model or with any region's place or outline, not with where the folders lie."""
-    digest = hashlib.sha256()
+    """Changes with the model or with any region's outline, not with where the folders lie."""
     with model.open("rb") as file:
-        digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest = hashlib.file_digest(file, "sha256")
     for region in regions:
         mask = region.read_mask()
-        digest.update(json.dumps([region.image_path.name, *mask.box_xywh, mask.area]).encode())
+        digest.update(json.dumps([region.image_path.name, *mask.image_hw, *mask.box_xywh]).encode())
+        digest.update(np.packbits(mask.bits).tobytes())
     return digest.hexdigest()
 
 
 def _cached(cache: Path, key: str) -> Tensor | None:
     if not cache.is_file():
         return None
-    with safe_open(cache, framework="pt") as file:
-        return file.get_tensor("embeddings") if file.metadata().get("key") == key else None
+    try:
+        with safe_open(cache, framework="pt") as file:
+            return file.get_tensor("embeddings") if (file.metadata() or {}).get("key") == key else None
+    except SafetensorError:  # Not a file of ours, or a damaged one: it is made anew.
+        return None
 
 
 def _embed(predictor: Predictor, regions: Sequence[LabelledRegion]) -> Float[np.ndarray, "regions features"]:
     rows: dict[int, np.ndarray] = {}
     order = sorted(range(len(regions)), key=lambda number: str(regions[number].image_path))
     with tqdm(total=len(regions), desc="teacher", unit=" regions", mininterval=2) as progress:
-        for path, group in groupby(order, key=lambda number: regions[number].image_path):
+        for _, group in groupby(order, key=lambda number: regions[number].image_path):
             numbers = list(group)
-            vectors = predictor.embed(load_image(path), [regions[number].read_mask() for number in numbers])
-            rows.update(zip(numbers, vectors, strict=True))
+            masks = [regions[number].read_mask() for number in numbers]
+            images = [image_of(regions[number], mask) for number, mask in zip(numbers, masks, strict=True)]
+            rows.update(zip(numbers, predictor.embed(images[0], masks), strict=True))
             progress.update(len(numbers))
     return np.stack([rows[number] for number in range(len(regions))])
 
