@@ -46,13 +46,14 @@ model: .venv-test/installed
 	cp runs/resnet50/model.onnx src/maskwise/models/default.onnx
 	cp runs/resnet50/run.json src/maskwise/models/default.json
 
-results: .venv/installed
+results: .venv/installed .venv-test/installed
 	$(DEMO)/maskwise evaluate $(MASKWISE_DATA)/coco/val2017 $(MASKWISE_DATA)/coco/annotations/instances_val2017.json \
-		-o $(RESULTS)/coco-val2017
+		--sloppy -o $(RESULTS)/coco-val2017
 	$(DEMO)/maskwise evaluate $(MASKWISE_DATA)/voc2012/val/images --label-maps $(MASKWISE_DATA)/voc2012/val/labels \
 		--classes $(MASKWISE_DATA)/voc2012/classes.txt --ignore background --rename $(VOC_NAMES) --min-area 300 \
 		-o $(RESULTS)/voc2012-val
 	$(DEMO)/python benchmarks/light.py -o $(RESULTS)/light.json
+	$(TEST)/python benchmarks/model_card.py -o docs/model-card.md
 
 clean:
 	rm -rf .venv .venv-test out build

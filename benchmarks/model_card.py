@@ -1,7 +1,7 @@
 """Write the embedded model's card from its own metadata, its reports and the data it was trained on.
 
 Run from the repository's root, after `make results`:
-python benchmarks/model_card.py recipes/resnet50.toml -o docs/model-card.md
+python benchmarks/model_card.py -o docs/model-card.md
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from maskwise.coco import read_coco, regions_from_coco
 from maskwise.files import read_json, whole_file, write_text
 from maskwise.report import interval, percent, table
 from maskwise.training.data import Split, read_data
-from maskwise.training.settings import TrainSettings, expand, read_recipe
+from maskwise.training.settings import TrainSettings, expand, settings_from_dict
 
 RESULTS = Path("benchmarks/results")
 COCO, VOC = RESULTS / "coco-val2017", RESULTS / "voc2012-val"
+RECORD = Path("src/maskwise/models/default.json")
 FREE_LICENCES = {4: "CC BY 2.0", 7: "no known restrictions", 8: "US government"}
 """COCO's numbers of the licences under which a picture may stand here, with its source."""
 SHOWN_FAILURES = 12
@@ -80,13 +81,18 @@ def failure_figure(shown: Sequence[Failure]) -> Figure:
 
 
 def blank_confidence(predictor: Predictor, annotations: Path, images: Path) -> dict[str, float]:
-    """How sure the model is of regions' names when the image is black, white or noise: mean and largest."""
+    """How sure the model is of names when the image is black, white or noise: mean and largest.
+
+    Of every image's first three regions, crowds left out.
+    """
     found: dict[str, float] = {}
     noise = np.random.default_rng(0)
     for kind in ("black", "white", "noise"):
         sure = []
         for _, of_image in regions_from_coco(annotations, images).by_image():
-            masks = [region.read_mask() for region in of_image][:3]
+            masks = [region.read_mask() for region in of_image if not region.crowd][:3]
+            if not masks:
+                continue
             shape = (*masks[0].image_hw, 3)
             pixels = {"black": np.zeros(shape, np.uint8), "white": np.full(shape, 255, np.uint8)}.get(kind)
             image = noise.integers(0, 256, shape, dtype=np.uint8) if pixels is None else pixels
@@ -101,7 +107,9 @@ def card(
     """The page: the template beside this file, filled in."""
     coco, voc = read_json(COCO / "report.json"), read_json(VOC / "report.json")
     record, network = predictor.info.training, settings.network
-    counts = Counter(region.name for region in split.train)
+    counts = Counter({name: 0 for name in split.names})
+    counts.update(region.name for region in split.train)
+    photographs = Counter(path.parts[-2] if path.parts[-2] != "images" else path.parts[-4] for path in _images(split))
     rare = [coco["per_class"][n] for n, count in counts.items() if count < RARE and n in coco["per_class"]]
     rare_tested = sum(found["regions"] for found in rare)
     header = ("regions", "micro", "95 % interval", "macro", "95 % interval", "among five", "calibration error")
@@ -124,11 +132,18 @@ def card(
         blank=", ".join(f"{kind} {percent(value)}" for kind, value in blank.items()),
         sources="; ".join(failure.source for failure in shown),
         most=", ".join(f"{name} {percent(count / counts.total())}" for name, count in counts.most_common(5)),
+        photographs=", ".join(f"{count} of {folder}" for folder, count in photographs.items()),
+        rare_means=RARE,
         rare=sum(count < RARE for count in counts.values()),
         rare_tested=rare_tested,
         rare_right=percent(sum(found["accuracy"] * found["regions"] for found in rare) / max(rare_tested, 1)),
         by_class=_by_class(counts, coco["per_class"]),
     )
+
+
+def _images(split: Split) -> list[Path]:
+    """The images that were learned from, each once."""
+    return list(dict.fromkeys(region.image_path for region in split.train))
 
 
 def _by_class(counts: Counter[str], per_class: dict[str, Any]) -> str:
@@ -161,13 +176,18 @@ def _headline(name: str, report: dict[str, Any]) -> tuple[str, ...]:
 def main() -> None:
     """Measure what the reports do not have, and write the card and its picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    settings = read_recipe(args.recipe)
+    predictor = Predictor()
+    settings = settings_from_dict(read_json(RECORD)["settings"], str(RECORD))
+    for folder in (COCO, VOC):
+        measured = read_json(folder / "report.json")["model"]
+        if not predictor.info.name == settings.run.name == measured:
+            raise SystemExit(
+                f"{folder}: is of {measured}, the embedded model is {predictor.info.name}; run make results"
+            )
     root = Path(expand(settings.data.data_root)) / "coco"
     annotations, images = root / "annotations/instances_val2017.json", root / "val2017"
-    predictor = Predictor()
     shown = failures(predictor, annotations, images)
     with whole_file(args.output.with_name("failures.png")) as temporary:
         failure_figure(shown).savefig(temporary, metadata={"Software": None})

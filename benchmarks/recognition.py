@@ -101,7 +101,7 @@ def main() -> None:
     lines = {line["name"]: line for line in (read_json(kept) if kept.is_file() else [])}
     for folder in args.runs:
         line = trial(folder, val=args.val)
-        lines[line["name"]] = line
+        lines[line["name"]] = {**lines.get(line["name"], {}), **line}
     write_json(kept, list(lines.values()))
     write_text(args.output.with_suffix(".md"), page(list(lines.values())))
     print(args.output.with_suffix(".md"))
