@@ -59,6 +59,67 @@ def test_mask_may_be_repeated(photo, model, tmp_path, capsys):
     assert capsys.readouterr().out.count("mask.png") == 2
 
 
+SAM_LIST = [{"segmentation": {"size": [60, 80], "counts": [600, 300, 3900]}, "area": 300, "predicted_iou": 0.9}]
+SA_1B = {
+    "image": {"image_id": 9, "width": 80, "height": 60, "file_name": "sa_9.jpg"},
+    "annotations": [{"id": 77, "segmentation": {"size": [60, 80], "counts": [600, 300, 3900]}, "bbox": [10, 0, 5, 60]}],
+}
+
+
+@pytest.mark.parametrize(("content", "name"), [(SAM_LIST, "segment 1"), (SA_1B, "segment 77")])
+def test_predict_reads_what_sam_writes(photo, model, tmp_path, capsys, content, name):
+    (tmp_path / "sam.json").write_text(json.dumps(content))
+    args = ["predict", photo, "--segments", tmp_path / "sam.json", "--json", tmp_path / "o.json", "--model", model]
+    assert cli.run([str(arg) for arg in args]) == 0
+    (region,) = json.loads((tmp_path / "o.json").read_text())["regions"]
+    assert (region["region"], region["area"], region["bbox"]) == (name, 300, [10, 0, 5, 60])
+
+
+@pytest.mark.parametrize("content", [[], [1], {"image": 3, "annotations": []}, {"image": {}, "annotations": 3}])
+def test_what_is_like_sams_but_not_it_is_refused(photo, model, tmp_path, capsys, content):
+    (tmp_path / "sam.json").write_text(json.dumps(content))
+    fails(["predict", photo, "--segments", tmp_path / "sam.json", "--model", model], capsys, "sam.json")
+
+
+def test_outputs_are_checked_before_anything_is_written(photo, model, tmp_path, capsys):
+    base = ["predict", photo, "--box", "1,2,30,20", "--model", model, "--json", tmp_path / "o.json"]
+    fails([*base, "--overlay", tmp_path / "no" / "o.png"], capsys, "the folder", "does not exist")
+    fails([*base, "--overlay", photo], capsys, "photo.png: is the input itself")
+    fails([*base, "--top", "0"], capsys, "top is 0; at least 1")
+    fails(["predict", photo, "--box", "1,2,30,20", "--json", tmp_path], capsys, "is a folder; give the name of a file")
+    assert not (tmp_path / "o.json").exists()
+
+
+def test_errors_of_boxes_and_polygons_say_which(photo, model, capsys):
+    fails(["predict", photo, "--box", "700,10,5,5"], capsys, "--box 700,10,5,5: the box 700, 10, 5, 5 lies outside")
+    fails(
+        ["predict", photo, "--polygon", "900,900,910,900,905,950"], capsys, "--polygon 900", "the polygon lies outside"
+    )
+
+
+def test_help_of_every_command_needs_no_training_extra(tmp_path):
+    """Also of train, whose settings are read by a library of the extra."""
+    block = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "cattrs", "timm", "onnx", "accelerate", "safetensors"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+from maskwise import cli
+"""
+    for verb in cli.COMMANDS:
+        command = [sys.executable, "-c", f"{block}\ncli.run(['{verb}', '--help'])"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), verb
+        assert f"maskwise {verb}" in done.stdout
+    command = [sys.executable, "-c", f"{block}\nsys.exit(cli.run(['train', 'recipe.toml']))"]
+    (tmp_path / "recipe.toml").write_text("")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "needs the package cattrs: pip install 'maskwise[train]'" in done.stderr
+
+
 def test_predict_reads_the_segments_of_its_image(photo, model, tmp_path, capsys):
     segments = {
         "images": [{"id": 1, "file_name": "other.png"}, {"id": 2, "file_name": "photo.png"}],
@@ -118,7 +179,7 @@ def test_a_model_of_another_kind_is_named(photo, tmp_path, capsys):
 
 def test_an_output_in_a_missing_folder_is_refused(photo, model, tmp_path, capsys):
     args = ["predict", photo, "--box", "0,0,5,5", "--model", model, "--json", tmp_path / "no" / "o.json"]
-    fails(args, capsys, "o.json: cannot write there")
+    fails(args, capsys, "o.json: the folder", "does not exist")
 
 
 def test_a_picture_of_no_format_is_refused_before_anything_is_written(photo, model, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from maskwise import Predictor, label
 from maskwise.coco import read_coco
-from maskwise.errors import AnnotationError, MaskError
+from maskwise.errors import AnnotationError, InputError, MaskError
 from tiny_model import tiny_model
 
 
@@ -95,7 +95,7 @@ def test_killed_run_goes_on_where_it_was(segments, model, tmp_path, monkeypatch)
 
 
 def test_refuses_to_go_on_with_another_run(segments, model, tmp_path):
-    (tmp_path / "out.json.partial").write_text('{"key": "another"}\n')
+    (tmp_path / "out.json.partial").write_text('{"key": "another"}\n{"image_id": 0, "answers": []}\n')
     with pytest.raises(AnnotationError, match="another file, model or --top; remove it"):
         run(segments, model, tmp_path / "out.json")
 
@@ -137,3 +137,38 @@ label(read_coco(segments, labelled=False), Path(images), Path(output), predictor
         args = [segments, segments.parent / "images", model, tmp_path / f"{engine}.json", engine]
         subprocess.run([sys.executable, "-c", script, *map(str, args)], check=True, capture_output=True)
     assert (tmp_path / "ray.json").read_text() == (tmp_path / "local.json").read_text()
+
+
+def test_nothing_is_left_of_a_run_that_named_no_image(segments, model, tmp_path):
+    """A file that failed at its first image may be mended and run again."""
+    good = segments.read_text()
+    content = json.loads(good)
+    for annotation in content["annotations"]:
+        del annotation["segmentation"], annotation["bbox"]
+    segments.write_text(json.dumps(content))
+    with pytest.raises(MaskError, match="neither 'segmentation' nor 'bbox'"):
+        run(segments, model, tmp_path / "out.json")
+    segments.write_text(good)
+    assert run(segments, model, tmp_path / "out.json") == len(content["annotations"])
+
+
+def test_places_and_numbers_are_checked_first(segments, model, tmp_path):
+    with pytest.raises(InputError, match="is a folder; give the name of a file"):
+        run(segments, model, tmp_path)
+    with pytest.raises(InputError, match="top is 0"):
+        run(segments, model, tmp_path / "out.json", top=0)
+    segments = segments.rename(segments.with_name("moved.json"))
+    (segments.parent / "images").rename(segments.parent / "photos")
+    with pytest.raises(AnnotationError, match="images: there is no such folder"):
+        run(segments, model, tmp_path / "out.json")
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_image_of_another_size_than_the_file_states_is_refused(segments, model, tmp_path):
+    """Else the names would be of other places of a resized photograph."""
+    content = json.loads(segments.read_text())
+    for image in content["images"]:
+        image["width"] *= 2
+    segments.write_text(json.dumps(content))
+    with pytest.raises(MaskError, match=r"is of an image of 96 x 48 pixels by the file, but the image has 48 x 48"):
+        run(segments, model, tmp_path / "out.json")

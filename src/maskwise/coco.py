@@ -47,9 +47,17 @@ class CocoFile:
             image_hw: the image's height and width, pixels.
 
         Raises:
-            MaskError: no segmentation and no box, or a malformed or empty one; the message names the annotation.
+            MaskError: no segmentation and no box, a malformed or empty one, or the file states another size of the
+                image; the message names the annotation.
         """
         where = f"{self.path}: annotation id {annotation['id']}"
+        image = self.images[annotation["image_id"]]
+        stated_hw = (image.get("height", image_hw[0]), image.get("width", image_hw[1]))
+        if stated_hw != tuple(image_hw):
+            raise MaskError(
+                f"{where} is of an image of {stated_hw[1]} x {stated_hw[0]} pixels by the file, but the image has"
+                f" {image_hw[1]} x {image_hw[0]} (width x height); give the image that was annotated"
+            )
         segmentation = annotation.get("segmentation")
         try:
             if isinstance(segmentation, dict):
@@ -88,8 +96,33 @@ def read_coco(path: str | os.PathLike[str], *, labelled: bool) -> CocoFile:
         AnnotationError: not JSON, not COCO's form, a missing key, a repeated id, or an unknown image or category;
             the message names the file and the record.
     """
-    path = Path(path)
-    content = read_json(path)
+    return check_coco(Path(path), read_json(path), labelled=labelled)
+
+
+def segments_as_coco(content: Any, file_name: str) -> Any:
+    """What SAM writes, as a COCO file of one image; anything else as it is.
+
+    Args:
+        content: of a JSON file: the list of SAM's automatic mask generator, or an object of SA-1B with `image`.
+        file_name: of the photograph that a list is of.
+    """
+    if isinstance(content, list):
+        image, records = {"id": 1, "file_name": file_name}, content
+    elif isinstance(content, dict) and "image" in content and "images" not in content:
+        image = {**content["image"], "id": 1} if isinstance(content["image"], dict) else content["image"]
+        records = content.get("annotations")
+    else:
+        return content
+    if isinstance(records, list):
+        records = [
+            {"id": number, **record, "image_id": 1} if isinstance(record, dict) else record
+            for number, record in enumerate(records, start=1)
+        ]
+    return {"images": [image], "annotations": records}
+
+
+def check_coco(path: Path, content: Any, *, labelled: bool) -> CocoFile:
+    """Check the keys of a COCO file's content that Maskwise relies on; arguments and errors as in `read_coco`."""
     if not isinstance(content, dict):
         raise AnnotationError(
             f"{path}: is a JSON {type(content).__name__}; a COCO file is an object with 'images' and 'annotations'"
@@ -133,8 +166,10 @@ def image_path(coco: CocoFile, images_dir: str | os.PathLike[str], image_id: int
     """The file of an image id.
 
     Raises:
-        AnnotationError: the folder has no such file.
+        AnnotationError: there is no such folder, or no such file in it.
     """
+    if not Path(images_dir).is_dir():
+        raise AnnotationError(f"{images_dir}: there is no such folder of images")
     path = Path(images_dir) / coco.images[image_id]["file_name"]
     if not path.is_file():
         raise AnnotationError(

@@ -145,6 +145,8 @@ def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "", sloppy
 
 def _known_regions(classes: Sequence[str], regions: RegionSet) -> tuple[RegionSet, dict[str, int]]:
     """The regions of classes that the model knows, and how many others (crowds not counted) there are by class."""
+    if not regions.regions:
+        raise AnnotationError("no region is left to be evaluated; look at --ignore, --min-area and the annotations")
     known = replace(regions, regions=tuple(r for r in regions.regions if r.name in set(classes)))
     if all(region.crowd for region in known.regions):
         raise AnnotationError(
@@ -171,7 +173,7 @@ def _ask(predictor: Predictor, regions: RegionSet, sloppy_kind: str | None = Non
     by_image = list(regions.by_image())
     rows, pixels = [], []
     angles = np.random.default_rng(0)
-    for path, of_image in tqdm(by_image, unit=" images", desc=sloppy_kind or "evaluate"):
+    for path, of_image in tqdm(by_image, unit=" images", desc=sloppy_kind or "evaluate", disable=None):
         image = load_image(path)
         masks = [_mask(region, image.shape[:2]) for region in of_image]
         if sloppy_kind is not None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +84,23 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise InputError(f"{path}: cannot be made a folder ({error.strerror}); give another output folder") from error
     return Path(path)
+
+
+def check_output(path: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
+    """Refuse a place for an output file before the work is done.
+
+    Args:
+        path: where the file shall be written.
+        inputs: files that must not be written over.
+
+    Raises:
+        InputError: it is a folder, lies in none, or is one of the inputs.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it, or give another path")
+    for other in inputs:
+        if path.exists() and Path(other).exists() and path.samefile(other):
+            raise InputError(f"{path}: is the input itself; give another name, so that it is not written over")

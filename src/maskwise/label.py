@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from maskwise.coco import CocoFile, image_path
 from maskwise.errors import AnnotationError, MissingExtraError
-from maskwise.files import write_json
+from maskwise.files import check_output, write_json
 from maskwise.images import load_image
-from maskwise.predictor import Predictor
+from maskwise.predictor import Predictor, check_top
 from maskwise.regions import Category
 
 Answer = dict[str, Any]
@@ -60,8 +60,11 @@ def label(
     Raises:
         AnnotationError: an image id without a file, or a partial file of another run.
         ImageError, MaskError: an image or a segment that cannot be used; the message names it.
+        InputError: top is below 1, or the output cannot be written there.
         MissingExtraError: the engine is not installed.
     """
+    check_top(top)
+    check_output(output)
     tasks = _tasks(coco, images_dir)
     predictor = predictor_of()
     partial = output.with_name(output.name + ".partial")
@@ -71,7 +74,7 @@ def label(
     engines = {"local": _local, "ray": _ray}
     with (
         _appending(partial, key, fresh=not done) as append,
-        tqdm(total=len(tasks), initial=len(done), unit=" images", desc="label") as bar,
+        tqdm(total=len(tasks), initial=len(done), unit=" images", desc="label", disable=None) as bar,
     ):
         for task, answers in engines[engine](coco, open_tasks, predictor, predictor_of, top):
             append(task.image_id, answers)
@@ -188,6 +191,8 @@ def _read_partial(path: Path, key: str) -> dict[str, list[Answer]]:
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8").split("\n")
+    if len(lines) < 3:  # The key alone: no image was finished.
+        return {}
     if json.loads(lines[0] or "{}").get("key") != key:
         raise AnnotationError(f"{path}: is left from a run on another file, model or --top; remove it to begin anew")
     done = {}

@@ -96,12 +96,12 @@ class Mask:
         """
         height, width = image_hw
         if len(box_xywh) != 4 or not np.isfinite(box_xywh).all() or box_xywh[2] <= 0 or box_xywh[3] <= 0:
-            raise MaskError(f"the box {tuple(box_xywh)} is not x, y, width, height with a positive width and height")
+            raise MaskError(f"the box {_plain(box_xywh)} is not x, y, width, height with a positive width and height")
         x, y, w, h = box_xywh
         left, top = max(int(np.floor(x)), 0), max(int(np.floor(y)), 0)
         right, bottom = min(int(np.ceil(x + w)), width), min(int(np.ceil(y + h)), height)
         if left >= right or top >= bottom:
-            raise MaskError(f"the box {tuple(box_xywh)} lies outside the image of width {width} and height {height}")
+            raise MaskError(f"the box {_plain(box_xywh)} lies outside the image of width {width} and height {height}")
         return cls(image_hw, (left, top, right - left, bottom - top), np.ones((bottom - top, right - left), dtype=bool))
 
     @classmethod
@@ -128,7 +128,10 @@ class Mask:
             return cls.from_array(array)
         points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons]).astype(float)
         low, high = points.min(axis=0), points.max(axis=0)
-        return cls.from_box((*low, *np.maximum(high - low, 1e-3)), image_hw)
+        try:
+            return cls.from_box((*low, *np.maximum(high - low, 1e-3)), image_hw)
+        except MaskError as error:
+            raise MaskError(f"the polygon lies outside the image of width {width} and height {height}") from error
 
     @classmethod
     def from_rle(cls, rle: dict[str, Any]) -> Mask:
@@ -231,3 +234,8 @@ def check_size(mask: Mask, image_hw: tuple[int, int]) -> None:
             f"the mask is {mask.image_hw[1]} x {mask.image_hw[0]} pixels, the image {image_hw[1]} x {image_hw[0]}"
             " (width x height); give a mask of the image's size"
         )
+
+
+def _plain(values: Sequence[float]) -> str:
+    """Numbers as a person writes them: 3, 4.5."""
+    return ", ".join(f"{value:g}" for value in values)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
-from maskwise.errors import MaskError
+from maskwise.errors import InputError, MaskError
 from maskwise.images import Pixels, check_pixels
 from maskwise.masks import Mask, check_size
 from maskwise.modelfile import INPUTS, open_model
@@ -89,7 +89,7 @@ class Predictor:
             image: height x width x 3, uint8, RGB.
             masks: N x height x width, nonzero where the region is; or a sequence of such arrays or `Mask`s; or
                 `supervision.Detections` with masks, or with boxes alone.
-            top: how many of the most probable classes each prediction holds.
+            top: how many of the most probable classes each prediction holds, at least 1.
 
         Returns:
             One prediction per mask, in order.
@@ -97,11 +97,13 @@ class Predictor:
         Raises:
             ImageError: the image has another shape or type.
             MaskError: a mask has another size than the image or no pixel set; the message has its index.
+            InputError: top is below 1.
 
         Source:
             S. Eppel, Classifying a specific image region using convolutional nets with an ROI mask as input,
             arXiv:1812.00291. There the whole image is read for every region; here the view is the model's choice.
         """
+        check_top(top)
         return [self._prediction(row, top) for row in self.probabilities(image, masks)]
 
     def probabilities(
@@ -160,6 +162,16 @@ class Predictor:
         for start in range(0, len(regions), size):
             views = [self.info.view.view(region).render(image, region) for region in regions[start : start + size]]
             yield np.stack([pixels for pixels, _ in views]), np.stack([coverage for _, coverage in views])
+
+
+def check_top(top: int) -> None:
+    """Refuse to give no class at all.
+
+    Raises:
+        InputError: top is below 1.
+    """
+    if top < 1:
+        raise InputError(f"top is {top}; at least 1 class can be given per region")
 
 
 def as_masks(masks: object, image_hw: tuple[int, int]) -> list[Mask]:

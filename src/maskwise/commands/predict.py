@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,7 +36,8 @@ class Command:
     mask: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """Image of the photograph's size, not black where the region is."""
     segments: Path | None = None
-    """COCO file; its annotations of this image (by file name) are the regions. Categories are not needed."""
+    """COCO file; its annotations of this image (by file name) are the regions. Categories are not needed. Or what SAM
+    writes: its mask generator's list (coco_rle), or a file of SA-1B."""
     box: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """x,y,width,height in pixels."""
     polygon: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -54,7 +57,7 @@ class Command:
 
     def run(self) -> None:
         """Predict, print the table, write what is asked for."""
-        from maskwise.files import write_json
+        from maskwise.files import check_output, write_json
         from maskwise.images import load_image
         from maskwise.predictor import Predictor
 
@@ -64,10 +67,13 @@ class Command:
                 file=sys.stderr,
             )
             raise SystemExit(2)
+        for path in (self.json, self.overlay):  # Before the work, not after it.
+            if path is not None:
+                check_output(path, inputs=(self.image, *self.mask, *([self.segments] if self.segments else [])))
         if self.overlay is not None:
             from maskwise.overlay import check_suffix, write_overlay
 
-            check_suffix(self.overlay)  # Before the work, not after it.
+            check_suffix(self.overlay)
         image = load_image(self.image)
         regions = self._regions(image.shape[:2])
         predictor = Predictor(self.model, device=self.device, threads=self.threads)
@@ -85,18 +91,17 @@ class Command:
         regions = []
         for path in self.mask:
             mask = Mask.from_file(path)
-            try:
+            with _naming(str(path)):
                 check_size(mask, image_hw)
-            except MaskError as error:
-                raise MaskError(f"{path}: {error}") from error
             regions.append((path.name, mask))
         if self.segments is not None:
             regions += segments_of_image(self.segments, self.image.name, image_hw)
-        regions += [(f"box {text}", Mask.from_box(numbers(text, "--box"), image_hw)) for text in self.box]
-        regions += [
-            (f"polygon {i}", Mask.from_polygons([numbers(text, "--polygon")], image_hw))
-            for i, text in enumerate(self.polygon, start=1)
-        ]
+        for text in self.box:
+            with _naming(f"--box {text}"):
+                regions.append((f"box {text}", Mask.from_box(numbers(text, "--box"), image_hw)))
+        for index, text in enumerate(self.polygon, start=1):
+            with _naming(f"--polygon {text}"):
+                regions.append((f"polygon {index}", Mask.from_polygons([numbers(text, "--polygon")], image_hw)))
         return regions
 
     def _record(self, regions: list[tuple[str, Mask]], predictions: list[Prediction], model: str) -> dict:
@@ -110,6 +115,15 @@ class Command:
                 for (name, mask), p in zip(regions, predictions, strict=True)
             ],
         }
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Errors of a mask say which one was meant."""
+    try:
+        yield
+    except MaskError as error:
+        raise MaskError(f"{what}: {error}") from error
 
 
 def numbers(text: str, flag: str) -> list[float]:
@@ -127,13 +141,16 @@ def numbers(text: str, flag: str) -> list[float]:
 def segments_of_image(path: Path, file_name: str, image_hw: tuple[int, int]) -> list[tuple[str, Mask]]:
     """The segments that a COCO file has of an image; a file of one image is taken whatever it calls it.
 
+    The two forms that SAM writes are taken too: the list of its mask generator (RLE), and a file of SA-1B.
+
     Raises:
         AnnotationError: the file breaks the format, or has several images and none of that name, or no segment of it.
         MaskError: a segment is malformed, empty or of another size.
     """
-    from maskwise.coco import read_coco
+    from maskwise.coco import check_coco, segments_as_coco
+    from maskwise.files import read_json
 
-    coco = read_coco(path, labelled=False)
+    coco = check_coco(path, segments_as_coco(read_json(path), file_name), labelled=False)
     ids = {i for i, image in coco.images.items() if Path(image["file_name"]).name == file_name}
     if not ids and len(coco.images) == 1:
         ids = set(coco.images)

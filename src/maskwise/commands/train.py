@@ -9,11 +9,7 @@ from typing import Annotated
 import tyro
 
 from maskwise.commands import needs_train, parse_flags
-
-try:
-    from maskwise.training.settings import TrainSettings, read_recipe
-except ModuleNotFoundError as error:
-    raise needs_train(error) from error
+from maskwise.training.settings import TrainSettings, read_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,5 +52,8 @@ def parse(args: list[str]) -> Command:
     """
     settings = TrainSettings()
     if args and not args[0].startswith("-"):
-        settings, args = read_recipe(args[0]), args[1:]
+        try:
+            settings, args = read_recipe(args[0]), args[1:]
+        except ModuleNotFoundError as error:
+            raise needs_train(error) from error
     return parse_flags(Command, args, "maskwise train [RECIPE.toml]", Command(settings=settings))

@@ -246,7 +246,7 @@ def quantise(source: Path, target: Path, split: Split, checkpoint: Checkpoint) -
         _Views(split, checkpoint),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool"],
-        nodes_to_exclude=_first_and_last(ready),
+        nodes_to_exclude=_kept_in_float(ready),
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
@@ -255,15 +255,16 @@ def quantise(source: Path, target: Path, split: Split, checkpoint: Checkpoint) -
     )
 
 
-def _first_and_last(path: Path) -> list[str]:
+def _kept_in_float(path: Path) -> list[str]:
     """Nodes that stay in float: the branch on the mask and the head, which are small and matter most."""
     graph = onnx.load(path).graph
+    logits = OUTPUTS[0]
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     kept = []
     for node in graph.node:
         shapes = [weights[name] for name in node.input if name in weights]
         on_mask = node.op_type == "Conv" and any(len(shape) == 4 and shape[1] == 1 for shape in shapes)
-        if on_mask or node.op_type in ("Gemm", "MatMul"):
+        if on_mask or logits in node.output:
             kept.append(node.name)
     return kept
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import tomllib
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
-
-import cattrs
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from maskwise.errors import SettingsError
 from maskwise.views import ViewSettings
+
+if TYPE_CHECKING:
+    import cattrs
 
 T = TypeVar("T")
 Merge = Literal["multiply", "add", "both", "hard"]
@@ -230,15 +231,20 @@ def _list_of(kinds: tuple[Any, ...], value: Any, _tuple: Any) -> tuple[Any, ...]
     if not isinstance(value, (list, tuple)) or (kinds[-1] is not ... and len(value) != len(kinds)):
         raise SettingsError(f"{value!r} is not a list" + (f" of {len(kinds)}" if kinds[-1] is not ... else ""))
     each = (kinds[0],) * len(value) if kinds[-1] is ... else kinds
-    return tuple(_converter.structure(item, kind) for item, kind in zip(value, each, strict=True))
+    return tuple(_converter().structure(item, kind) for item, kind in zip(value, each, strict=True))
 
 
-_converter = cattrs.Converter(forbid_extra_keys=True)
-for _kind in (bool, int, float, str):
-    _converter.register_structure_hook(_kind, _exactly)
-_converter.register_structure_hook_factory(
-    lambda kind: get_origin(kind) is tuple, lambda kind: partial(_list_of, get_args(kind))
-)
+@cache
+def _converter() -> cattrs.Converter:
+    import cattrs  # Here, so that the help texts need nothing of the training extra.
+
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind in (bool, int, float, str):
+        converter.register_structure_hook(kind, _exactly)
+    converter.register_structure_hook_factory(
+        lambda kind: get_origin(kind) is tuple, lambda kind: partial(_list_of, get_args(kind))
+    )
+    return converter
 
 
 def read_recipe(path: str | os.PathLike[str]) -> TrainSettings:
@@ -286,8 +292,10 @@ def structure(content: dict[str, Any], kind: type[T], where: str) -> T:
     Raises:
         SettingsError: a key or value does not fit; the message names it.
     """
+    import cattrs
+
     try:
-        return _converter.structure(content, kind)
+        return _converter().structure(content, kind)
     except Exception as error:  # cattrs raises a group with the whole tree; its leaves are what a person can use.
         lines = cattrs.transform_error(error, format_exception=_line_of)
         raise SettingsError(f"{where}: " + "; ".join(line.removesuffix(" @ $") for line in lines)) from error
@@ -296,13 +304,15 @@ def structure(content: dict[str, Any], kind: type[T], where: str) -> T:
 def _line_of(error: BaseException, kind: Any) -> str:
     if isinstance(error, SettingsError):
         return str(error)
+    import cattrs
+
     given, _, accepted = str(error).partition(" not in literal typing.Literal")
     return f"{given!r}; accepted are {accepted[1:-1]}" if accepted else cattrs.v.format_exception(error, kind)
 
 
 def settings_to_dict(settings: TrainSettings) -> dict[str, Any]:
     """As plain values, for a checkpoint's record and `run.json`."""
-    return _converter.unstructure(settings)
+    return _converter().unstructure(settings)
 
 
 def expand(text: str) -> str:
