@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from maskwise import Predictor, load_image
 from maskwise.coco import read_coco, regions_from_coco
-from maskwise.files import read_json, whole_file, write_text
-from maskwise.report import interval, percent, table
+from maskwise.files import read_json, write_text
+from maskwise.report import interval, percent, save_figure, table
 from maskwise.training.data import Split, read_data
 from maskwise.training.settings import TrainSettings, expand, settings_from_dict
 
@@ -189,8 +189,7 @@ def main() -> None:
     root = Path(expand(settings.data.data_root)) / "coco"
     annotations, images = root / "annotations/instances_val2017.json", root / "val2017"
     shown = failures(predictor, annotations, images)
-    with whole_file(args.output.with_name("failures.png")) as temporary:
-        failure_figure(shown).savefig(temporary, metadata={"Software": None})
+    save_figure(failure_figure(shown), args.output.with_name("failures.png"))
     blank = blank_confidence(predictor, annotations, images)
     write_text(args.output, card(settings, read_data(settings.data), predictor, blank, shown))
     print(f"{args.output}")

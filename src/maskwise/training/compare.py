@@ -19,10 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskwise.errors import SettingsError
 from maskwise.evaluate import COCO_SIZES, PUBLISHED_BINS, evaluate
-from maskwise.files import make_folder, read_json, whole_file, write_json, write_text
+from maskwise.files import make_folder, read_json, write_json, write_text
 from maskwise.predictor import Predictor
 from maskwise.regions import RegionSet
-from maskwise.report import percent, published_labels, table
+from maskwise.report import BLUE, percent, published_labels, save_figure, table
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import read_source
@@ -153,10 +153,12 @@ def compare(path: Path, folder: Path) -> list[Row]:
         result = _kept(places[name, seed], _key(run, settings.evaluate))
         if result is not None:
             done[name, seed] = result
+    if done:
+        write_comparison(_rows(runs, settings.seeds, done), settings, runs, folder)
     for name, seed, run in planned:  # Seed by seed, so that a comparison stopped early has every row.
         if (name, seed) not in done:
             done[name, seed] = _result(run, regions, places[name, seed], _key(run, settings.evaluate))
-        write_comparison(_rows(runs, settings.seeds, done), settings, runs, folder)
+            write_comparison(_rows(runs, settings.seeds, done), settings, runs, folder)
     return _rows(runs, settings.seeds, done)
 
 
@@ -233,8 +235,7 @@ def write_comparison(
         runs: settings of every row's run.
         folder: must be there.
     """
-    with whole_file(folder / PICTURE) as temporary:
-        comparison_figure(rows).savefig(temporary, metadata={"Software": None})
+    save_figure(comparison_figure(rows), folder / PICTURE)
     write_text(folder / "comparison.md", markdown(rows, settings, runs))
     content = [{"name": row.name, "settings": settings_to_dict(runs[row.name]), "results": row.results} for row in rows]
     write_json(
@@ -329,7 +330,7 @@ def comparison_figure(rows: Sequence[Row]) -> Figure:
 
 def _draw_panel(axes: Axes, title: str, values: list[np.ndarray]) -> None:
     for number, of_row in enumerate(values):
-        axes.plot(of_row, np.full(len(of_row), number), "o", color="#1f5fa8", markersize=4, alpha=0.6)
+        axes.plot(of_row, np.full(len(of_row), number), "o", color=BLUE, markersize=4, alpha=0.6)
         axes.plot(of_row.mean(), number, "|", color="#c23b22", markersize=14, markeredgewidth=2)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(color="#e6e6e6", linewidth=0.7)
