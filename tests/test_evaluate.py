@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from maskwise.commands.evaluate import Command
+from maskwise.commands.source import Source
 from maskwise.errors import AnnotationError, InputError
 from maskwise.evaluate import evaluate
 from maskwise.labelmaps import regions_from_label_maps
@@ -254,11 +255,12 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("fake_model")
 def test_the_command_renames_ignores_and_says_where_the_report_is(label_maps: Path, capsys: pytest.CaptureFixture[str]):
     images, maps, classes, out = (label_maps / name for name in ("images", "maps", "classes.txt", "out"))
-    Command(images=images, label_maps=maps, classes=classes, rename=("hound=dog",), min_area=2, output=out).run()
+    source = Source(images=images, label_maps=maps, classes=classes, rename=("hound=dog",), min_area=2)
+    Command(source=source, output=out).run()
     assert "50.0 %" in capsys.readouterr().out
     report = json.loads((out / "report.json").read_text())
     assert (report["data"], report["regions"]) == ("maps", 4)
-    Command(images=images, label_maps=maps, classes=classes, ignore=("hound",), output=out).run()
+    Command(source=Source(images=images, label_maps=maps, classes=classes, ignore=("hound",)), output=out).run()
     report = json.loads((out / "report.json").read_text())
     assert (report["regions"], report["unknown_classes"]) == (4, {})
 
@@ -273,7 +275,8 @@ def test_the_command_leaves_out_small_regions_of_a_coco_file(label_maps: Path):
     coco = {"images": images, "annotations": annotations, "categories": categories}
     (label_maps / "coco.json").write_text(json.dumps(coco))
     out = label_maps / "out"
-    Command(images=label_maps / "images", annotations=label_maps / "coco.json", min_area=2, output=out).run()
+    source = Source(images=label_maps / "images", annotations=label_maps / "coco.json", min_area=2)
+    Command(source=source, output=out).run()
     assert json.loads((out / "report.json").read_text())["regions"] == 1
 
 
@@ -288,6 +291,6 @@ def test_the_command_leaves_out_small_regions_of_a_coco_file(label_maps: Path):
 )
 def test_wrong_usage_ends_with_2_and_one_line(flags: dict, message: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
-        Command(images=Path("images"), **flags).run()
+        Command(source=Source(images=Path("images"), **flags)).run()
     assert stop.value.code == 2
     assert message in capsys.readouterr().err

@@ -15,12 +15,12 @@ MODULES = sorted(
 )
 FLOORS = [
     {"errors"},
-    {"files", "images", "masks"},
-    {"regions"},
-    {"coco", "labelmaps", "views", "metrics", "sloppy"},
+    {"files", "images", "masks", "calibration", "metrics"},
+    {"regions", "heads"},
+    {"coco", "labelmaps", "views", "sloppy"},
     {"modelfile"},
     {"predictor"},
-    {"evaluate", "label", "overlay"},
+    {"evaluate", "fit", "label", "overlay"},
     {"report"},
     {"commands"},
     {"cli"},

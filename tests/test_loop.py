@@ -12,7 +12,7 @@ from maskwise.regions import Category
 from maskwise.training import loop
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import load_checkpoint
-from maskwise.training.loop import fit_temperature, loss_of, make_optimiser, network_of, rate_factor, set_mode, train
+from maskwise.training.loop import loss_of, make_optimiser, network_of, rate_factor, set_mode, train
 from maskwise.training.settings import (
     AugmentSettings,
     DataSettings,
@@ -342,27 +342,3 @@ def test_published_loss_is_the_mean_over_batch_and_classes():
 def test_published_loss_is_bounded_where_cross_entropy_is_not():
     hopeless = loss_of(torch.tensor([[200.0, 0.0]]), torch.tensor([1]), ScheduleSettings(loss="published"))
     assert hopeless.item() == pytest.approx(-math.log(1e-7) / 2, rel=1e-4)
-
-
-@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
-def test_known_temperature_is_found(temperature):
-    generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(20_000, 4, generator=generator)
-    targets = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
-    assert fit_temperature(logits * temperature, targets, torch.ones(len(targets))) == pytest.approx(
-        temperature, rel=0.05
-    )
-
-
-def test_temperature_is_bounded():
-    sure = torch.eye(3) * 5
-    assert 0.05 <= fit_temperature(sure, torch.arange(3), torch.ones(3)) < 1
-    assert fit_temperature(sure, torch.tensor([1, 2, 0]), torch.ones(3)) == pytest.approx(20)
-
-
-def test_temperature_heeds_the_regions_that_count():
-    sure, targets = 10 * torch.eye(4).repeat(8, 1), torch.arange(4).repeat(8)
-    targets[:4] = torch.tensor([1, 2, 3, 0])  # Four of 32 are wrong, and surely so.
-    right = torch.ones(32).index_fill_(0, torch.arange(4), 0.0)
-    assert fit_temperature(sure, targets, right) < 1 < fit_temperature(sure, targets, torch.ones(32))
-    assert fit_temperature(sure, targets, torch.zeros(32)) == 1

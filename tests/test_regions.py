@@ -1,10 +1,11 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from maskwise import Mask
 from maskwise.errors import AnnotationError
-from maskwise.regions import Category, LabelledRegion, RegionSet
+from maskwise.regions import Category, LabelledRegion, RegionSet, read_by_image
 
 
 def region(name, image="a.png"):
@@ -60,5 +61,14 @@ def test_refuses_names_that_are_no_class():
         PETS.without(["bird"])
 
 
-def test_regions_of_an_image_come_together():
-    assert [(path.name, len(regions)) for path, regions in PETS.by_image()] == [("a.png", 3), ("b.png", 1)]
+def test_each_image_is_read_once_in_order_of_first_mention(tmp_path):
+    for name, grey in (("b.png", 10), ("a.png", 200)):
+        Image.new("RGB", (1, 1), (grey,) * 3).save(tmp_path / name)
+    regions = [region("x", str(tmp_path / name)) for name in ("b.png", "a.png", "b.png")]
+    found = [(numbers, image[0, 0, 0], len(masks)) for numbers, image, masks in read_by_image(regions)]
+    assert found == [([0, 2], 10, 2), ([1], 200, 1)]
+
+
+def test_mask_of_another_size_is_refused_and_named():
+    with pytest.raises(AnnotationError, match=r"annotation id dog of image a.png \(id a.png\): .*1 x 1"):
+        region("dog").mask_of((2, 2))

@@ -47,7 +47,7 @@ def test_embeddings_are_kept_for_the_same_model_and_regions(objects, model, tmp_
     regions, cache = read_data(settings(objects).data).train, tmp_path / "cache.safetensors"
     first = teacher_embeddings(model, regions, cache)
     with monkeypatch.context() as patch:
-        patch.setattr(teacher, "_embed", lambda *_: pytest.fail("made again"))
+        patch.setattr(teacher, "embed_regions", lambda *_, **__: pytest.fail("made again"))
         again = teacher_embeddings(model, regions, cache)
         assert torch.equal(again.embeddings, first.embeddings)
         assert again.sha256 == first.sha256

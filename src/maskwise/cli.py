@@ -9,6 +9,7 @@ COMMANDS = {
     "predict": "name regions of one image",
     "label": "name every annotation of a COCO file",
     "evaluate": "measure a model on labelled regions",
+    "fit": "make a model of your own classes from a few labelled regions",
     "train": "train a model on COCO files and label maps",
     "export": "make a model file of a training checkpoint",
     "compare": "train variants alike and judge them on the same regions",

@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float32, Int
 from sklearn.metrics import confusion_matrix
 from tqdm import tqdm
 
-from maskwise.errors import AnnotationError, MaskError
-from maskwise.images import load_image
-from maskwise.masks import Mask, check_size
+from maskwise.errors import AnnotationError
+from maskwise.masks import Mask
 from maskwise.metrics import (
     bootstrap_intervals,
     calibration_error,
@@ -26,7 +25,7 @@ from maskwise.metrics import (
     wilson_interval,
 )
 from maskwise.predictor import Predictor
-from maskwise.regions import LabelledRegion, RegionSet
+from maskwise.regions import LabelledRegion, RegionSet, read_by_image
 from maskwise.sloppy import make_sloppy
 
 PUBLISHED_BOUNDS = (1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 256_000, 500_000, 1_000_000)
@@ -69,7 +68,7 @@ class Answers:
         regions: the regions.
         probabilities: of every class of the model.
         targets: class index of the true name.
-        images: number of the region's image, rising.
+        images: number of the region's image, by first mention.
         pixels: pixels of the mask.
     """
 
@@ -168,40 +167,31 @@ def _sloppy(predictor: Predictor, regions: RegionSet) -> dict[str, dict[str, flo
 
 
 def _ask(predictor: Predictor, regions: RegionSet, sloppy_kind: str | None = None) -> Answers:
-    """Let the model name all regions, image by image; their masks made worse in one way, or as they are."""
+    """Let the model name all regions; their masks made worse in one way, or as they are."""
     index = {name: i for i, name in reversed(list(enumerate(predictor.classes)))}
-    by_image = list(regions.by_image())
-    rows, pixels = [], []
+    order, rows, images, pixels = [], [], [], []
     angles = np.random.default_rng(0)
-    for path, of_image in tqdm(by_image, unit=" images", desc=sloppy_kind or "evaluate", disable=None):
-        image = load_image(path)
-        masks = [_mask(region, image.shape[:2]) for region in of_image]
-        if sloppy_kind is not None:
-            around = angles.uniform(0, 2 * np.pi, len(masks)).tolist()
-            masks = [
-                make_sloppy(mask, sloppy_kind, SLOPPY_STRENGTH, angle=angle)
-                for mask, angle in zip(masks, around, strict=True)
-            ]
-        rows.append(predictor.probabilities(image, masks))
-        pixels += [mask.area for mask in masks]
+    with tqdm(total=len(regions.regions), unit=" regions", desc=sloppy_kind or "evaluate", disable=None) as progress:
+        for number, (numbers, image, masks) in enumerate(read_by_image(regions.regions)):
+            shown = masks if sloppy_kind is None else _made_worse(masks, sloppy_kind, angles)
+            order += numbers
+            rows.append(predictor.probabilities(image, shown))
+            images += [number] * len(shown)
+            pixels += [mask.area for mask in shown]
+            progress.update(len(shown))
+    back = np.argsort(order)
     return Answers(
         regions.regions,
-        np.concatenate(rows),
+        np.concatenate(rows)[back],
         np.array([index[region.name] for region in regions.regions]),
-        np.repeat(np.arange(len(by_image)), [len(of_image) for _, of_image in by_image]),
-        np.array(pixels),
+        np.array(images)[back],
+        np.array(pixels)[back],
     )
 
 
-def _mask(region: LabelledRegion, image_hw: tuple[int, int]) -> Mask:
-    mask = region.read_mask()
-    try:
-        check_size(mask, image_hw)
-    except MaskError as error:
-        raise AnnotationError(
-            f"annotation id {region.region_id} of image {region.image_path.name} (id {region.image_id}): {error}"
-        ) from error
-    return mask
+def _made_worse(masks: Sequence[Mask], kind: str, random: np.random.Generator) -> list[Mask]:
+    angles = random.uniform(0, 2 * np.pi, len(masks)).tolist()
+    return [make_sloppy(mask, kind, SLOPPY_STRENGTH, angle=angle) for mask, angle in zip(masks, angles, strict=True)]
 
 
 def _headline(answers: Answers) -> dict[str, Any]:

@@ -9,7 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Float
+
 from maskwise.errors import ModelError, SettingsError
+from maskwise.files import whole_file
 from maskwise.regions import Category
 from maskwise.views import ViewSettings
 
@@ -23,6 +27,9 @@ INPUTS = ("images", "masks")
 """uint8 N x H x W x 3, RGB 0 to 255; uint8 N x H x W, coverage 0 to 255. The graph normalises."""
 OUTPUTS = ("logits", "embeddings")
 """float32 N x classes; float32 N x D."""
+
+HEAD_TOLERANCE = 1e-3
+"""Largest difference of a replaced last layer's logits from what NumPy makes of the embeddings, over their size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +83,60 @@ class ModelInfo:
             return cls(**record)
         except (KeyError, TypeError, SettingsError) as error:
             raise ModelError(f"{where}: its metadata is incomplete or malformed ({error})") from error
+
+
+def write_with_head(
+    source: Path,
+    weight: Float[np.ndarray, "classes features"],
+    bias: Float[np.ndarray, " classes"],
+    info: ModelInfo,
+    output: Path,
+) -> None:
+    """Write a model file that is another's up to its embeddings, with a last layer of its own.
+
+    Args:
+        source: the other model file.
+        weight: logits = embeddings @ weight.T + bias.
+        bias: of each class.
+        info: what the new file says of itself.
+        output: the file to write, whole or not at all.
+
+    Raises:
+        ModelError: the new file's logits are not those of its embeddings; then nothing is written.
+        InputError: the file cannot be written there.
+    """
+    import onnx
+    from onnx.utils import Extractor
+
+    logits, embeddings = OUTPUTS
+    whole = onnx.load(source)
+    declared = next(output for output in whole.graph.output if output.name == embeddings)
+    model = Extractor(whole).extract_model(list(INPUTS), [embeddings])
+    graph = model.graph
+    for name, array in (("fitted.weight", weight), ("fitted.bias", bias)):
+        graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+    graph.node.append(onnx.helper.make_node("Gemm", [embeddings, "fitted.weight", "fitted.bias"], [logits], transB=1))
+    rows = declared.type.tensor_type.shape.dim[0].dim_param or "regions"
+    shape = onnx.helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, [rows, len(bias)])
+    del graph.output[:]
+    graph.output.extend([shape, declared])
+    onnx.helper.set_model_props(model, info.to_metadata())
+    onnx.checker.check_model(model)
+    with whole_file(output) as temporary:
+        onnx.save(model, temporary)
+        _check_head(temporary, weight, bias)
+
+
+def _check_head(path: Path, weight: np.ndarray, bias: np.ndarray) -> None:
+    """Refuse a model file whose logits are not those that a last layer makes of its embeddings."""
+    session, info = open_model(path)
+    side = info.view.size
+    image = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
+    got, embeddings = session.run(list(OUTPUTS), dict(zip(INPUTS, (image, image[..., 0]), strict=True)))
+    expected = embeddings @ weight.T + bias
+    difference = float(np.abs(got - expected).max() / np.abs(expected).max())
+    if not difference <= HEAD_TOLERANCE:
+        raise ModelError(f"the written model's logits differ by {difference:.2g} of their size; nothing was written")
 
 
 def embedded_model() -> Path:

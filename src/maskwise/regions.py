@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 
-from maskwise.errors import AnnotationError
-from maskwise.masks import Mask
+from maskwise.errors import AnnotationError, MaskError
+from maskwise.images import Pixels, load_image
+from maskwise.masks import Mask, check_size
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,25 @@ class LabelledRegion:
     area: float
     crowd: bool
     read_mask: Callable[[], Mask]
+
+    def mask_of(self, image_hw: tuple[int, int]) -> Mask:
+        """The mask, refused where it is not of the image's size.
+
+        Args:
+            image_hw: the image's height and width, pixels.
+
+        Raises:
+            AnnotationError: it has another size; the message names the region.
+            MaskError: it cannot be used.
+        """
+        mask = self.read_mask()
+        try:
+            check_size(mask, image_hw)
+        except MaskError as error:
+            raise AnnotationError(
+                f"annotation id {self.region_id} of image {self.image_path.name} (id {self.image_id}): {error}"
+            ) from error
+        return mask
 
 
 @dataclass(frozen=True)
@@ -80,7 +99,17 @@ class RegionSet:
             if name not in known:
                 raise AnnotationError(f"cannot {verb} class {name!r}: the classes here are {', '.join(known)}")
 
-    def by_image(self) -> Iterator[tuple[Path, list[LabelledRegion]]]:
-        """The regions of each image together, in order."""
-        for path, regions in groupby(self.regions, key=lambda region: region.image_path):
-            yield path, list(regions)
+
+def read_by_image(regions: Sequence[LabelledRegion]) -> Iterator[tuple[list[int], Pixels, list[Mask]]]:
+    """Each image once, in order of first mention, with the numbers of its regions in the sequence and their masks.
+
+    Raises:
+        AnnotationError: a mask has another size than its image; the message names the region.
+        ImageError, MaskError: an image or a mask cannot be used.
+    """
+    of_image: dict[Path, list[int]] = {}
+    for number, region in enumerate(regions):
+        of_image.setdefault(region.image_path, []).append(number)
+    for path, numbers in of_image.items():
+        image = load_image(path)
+        yield numbers, image, [regions[number].mask_of(image.shape[:2]) for number in numbers]

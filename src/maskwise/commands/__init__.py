@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, TypeVar
+import sys
+from typing import Any, NoReturn, TypeVar
 
 from maskwise.errors import MissingExtraError
 
@@ -29,3 +30,9 @@ def parse_flags(command: type[T], args: list[str], prog: str, default: Any = Non
 def needs_train(error: ModuleNotFoundError) -> MissingExtraError:
     """What to say where the training floor is not installed."""
     return MissingExtraError(f"this command needs the package {error.name}: pip install 'maskwise[train]'")
+
+
+def wrong_usage(verb: str, message: str) -> NoReturn:
+    """Say what is wrong with a command's flags and exit with 2."""
+    print(f"maskwise {verb}: {message}", file=sys.stderr)
+    raise SystemExit(2)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import tyro
 
-if TYPE_CHECKING:
-    from maskwise.regions import RegionSet
+from maskwise.commands.source import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,20 +24,8 @@ class Command:
       maskwise evaluate photos --label-maps maps --classes classes.txt --min-area 100
     """
 
-    images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
-    """Folder of the images."""
-    annotations: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[ANNOTATIONS]")] = None
-    """COCO file; left out with --label-maps."""
-    label_maps: Path | None = None
-    """Folder of PNGs whose pixel values are classes, instead of a COCO file; each connected component is a region."""
-    classes: Path | None = None
-    """With --label-maps: text file, line n (from 0) names pixel value n."""
-    ignore: tuple[str, ...] = ()
-    """Classes to leave out, by their names in the annotations."""
-    rename: tuple[str, ...] = ()
-    """OLD=NEW: classes of the annotations that the model calls otherwise."""
-    min_area: int = 0
-    """Leave out smaller regions, pixels."""
+    source: Annotated[Source, tyro.conf.arg(name="")]
+    """The labelled regions."""
     sloppy: bool = False
     """Measure under worse masks too (dilated, eroded, shifted, boxes); takes five times as long."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("evaluation")
@@ -53,48 +39,19 @@ class Command:
 
     def run(self) -> None:
         """Evaluate, write the folder, print a summary."""
-        names = self._renames()
-        self._check_source()
+        self.source.check("evaluate")
         from maskwise.evaluate import evaluate
         from maskwise.files import make_folder
         from maskwise.predictor import Predictor
         from maskwise.report import write_report
 
-        regions = self._regions().without(self.ignore).renamed(names)
+        regions = self.source.read()
         predictor = Predictor(self.model, device=self.device, threads=self.threads)
         make_folder(self.output)  # An hour's work should not fail at its end for want of a place.
-        data = (self.annotations or self.label_maps).absolute().name
-        evaluation = evaluate(predictor, regions, data=data, sloppy=self.sloppy)
+        evaluation = evaluate(predictor, regions, data=self.source.name, sloppy=self.sloppy)
         write_report(evaluation, self.output)
         print_summary(evaluation.report)
         print(f"{self.output / 'report.md'}: the report")
-
-    def _check_source(self) -> None:
-        if (self.annotations is None) == (self.label_maps is None):
-            _wrong_usage("give the regions either as ANNOTATIONS (a COCO file) or with --label-maps, one of the two")
-        if (self.label_maps is None) != (self.classes is None):
-            _wrong_usage("--label-maps and --classes go together")
-
-    def _renames(self) -> dict[str, str]:
-        pairs = [text.partition("=") for text in self.rename]
-        for text, (old, _, new) in zip(self.rename, pairs, strict=True):
-            if not old or not new:
-                _wrong_usage(f"--rename {text}: give OLD=NEW")
-        return {old: new for old, _, new in pairs}
-
-    def _regions(self) -> RegionSet:
-        from maskwise.coco import regions_from_coco
-        from maskwise.labelmaps import regions_from_label_maps
-
-        if self.annotations is None:
-            return regions_from_label_maps(self.label_maps, self.images, self.classes, min_area=self.min_area)
-        regions = regions_from_coco(self.annotations, self.images)
-        return replace(regions, regions=tuple(r for r in regions.regions if r.area >= self.min_area))
-
-
-def _wrong_usage(message: str) -> NoReturn:
-    print(f"maskwise evaluate: {message}", file=sys.stderr)
-    raise SystemExit(2)
 
 
 def print_summary(report: dict) -> None:

@@ -16,12 +16,13 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from maskwise.calibration import fit_temperature
 from maskwise.errors import ModelError
 from maskwise.files import whole_file
 from maskwise.modelfile import INPUTS, OUTPUTS, ModelInfo
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint
 from maskwise.training.data import PlainRegions, Split, read_data
-from maskwise.training.loop import fit_temperature, logits_of, network_of, probe_size
+from maskwise.training.loop import logits_of, network_of, probe_size
 from maskwise.training.network import RegionClassifier
 
 Storage = Literal["int8", "fp16", "fp32", "auto"]
@@ -194,7 +195,7 @@ def _store(
     }
     chosen = "int8" if storage == "int8" or accuracies["fp16"] - accuracies["int8"] < INT8_COST else "fp16"
     weights = split.calibration_weights(checkpoint.settings.data.class_power)
-    temperature = fit_temperature(logits[chosen], targets, weights)
+    temperature = fit_temperature(logits[chosen].numpy(), targets.numpy(), weights.numpy())
     return {"fp16": halves, "int8": small}[chosen], chosen, temperature, accuracies
 
 

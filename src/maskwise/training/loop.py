@@ -22,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from maskwise import __version__
+from maskwise.calibration import fit_temperature
 from maskwise.errors import SettingsError
 from maskwise.files import make_folder, write_json
 from maskwise.regions import LabelledRegion
@@ -383,38 +384,13 @@ def logits_of(
     return torch.cat(logits), torch.cat(targets)
 
 
-def fit_temperature(logits: Tensor, targets: Tensor, weights: Tensor) -> float:
-    """The temperature under which targets are most likely, 0.05 to 20; 1 where no region counts.
-
-    Args:
-        logits: N x classes.
-        targets: N class indices.
-        weights: what each region counts for, 0 or more.
-
-    Source:
-        C. Guo et al., On calibration of modern neural networks, arXiv:1706.04599.
-    """
-    if not weights.any():
-        return 1.0
-    log_t = torch.zeros((), requires_grad=True)
-    optimiser = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss = (F.cross_entropy(logits / log_t.exp(), targets, reduction="none") * weights).sum() / weights.sum()
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    return float(log_t.detach().exp().clamp(0.05, 20))
-
-
 def _finish(run: _Run) -> Checkpoint:
     """Calibrate and keep only the weights to use."""
     temperature = 1.0
     if run.split.holdout:
         logits, targets = holdout_logits(run.best, run.split, run.settings, run.accelerator)
-        temperature = fit_temperature(logits, targets, run.split.calibration_weights(run.settings.data.class_power))
+        weights = run.split.calibration_weights(run.settings.data.class_power)
+        temperature = fit_temperature(logits.numpy(), targets.numpy(), weights.numpy())
         run.record["holdout_accuracy"] = round(_accuracy(logits, targets).item(), 4)
     tensors = {f"model.{name}": t for name, t in run.best.state_dict().items() if not name.startswith("teach.")}
     return Checkpoint(run.settings, run.split.categories, run.step, temperature, run.record, tensors)

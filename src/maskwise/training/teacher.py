@@ -13,7 +13,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from maskwise.files import whole_file
+from maskwise.fit import embed_regions
 from maskwise.predictor import Predictor
 from maskwise.regions import LabelledRegion
-from maskwise.training.data import image_of
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def teacher_embeddings(model: Path, regions: Sequence[LabelledRegion], cache: Pa
     key = _key(model, regions)
     embeddings = _cached(cache, key)
     if embeddings is None:
-        embeddings = torch.from_numpy(_embed(predictor, regions))
+        embeddings = torch.from_numpy(embed_regions(predictor, regions, what="teacher"))
         with whole_file(cache) as temporary:
             save_file({"embeddings": embeddings}, temporary, metadata={"key": key})
     spread = embeddings.std(dim=0, correction=0).clamp(min=1e-6)
@@ -86,19 +84,6 @@ def _cached(cache: Path, key: str) -> Tensor | None:
             return file.get_tensor("embeddings") if (file.metadata() or {}).get("key") == key else None
     except SafetensorError:  # Not a file of ours, or a damaged one: it is made anew.
         return None
-
-
-def _embed(predictor: Predictor, regions: Sequence[LabelledRegion]) -> Float[np.ndarray, "regions features"]:
-    rows: dict[int, np.ndarray] = {}
-    order = sorted(range(len(regions)), key=lambda number: str(regions[number].image_path))
-    with tqdm(total=len(regions), desc="teacher", unit=" regions", mininterval=2) as progress:
-        for _, group in groupby(order, key=lambda number: regions[number].image_path):
-            numbers = list(group)
-            masks = [regions[number].read_mask() for number in numbers]
-            images = [image_of(regions[number], mask) for number, mask in zip(numbers, masks, strict=True)]
-            rows.update(zip(numbers, predictor.embed(images[0], masks), strict=True))
-            progress.update(len(numbers))
-    return np.stack([rows[number] for number in range(len(regions))])
 
 
 def distance_to_teacher(told: Float[Tensor, "n d"], right: Float[Tensor, "n d"]) -> Float[Tensor, ""]:

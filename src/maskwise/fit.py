@@ -1,0 +1,150 @@
+"""A model of one's own classes in a minute: a last layer fitted to what another model makes of the regions."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+from tqdm import tqdm
+
+from maskwise import __version__
+from maskwise.errors import AnnotationError
+from maskwise.heads import Kind, Trial, choose_head, fit_head
+from maskwise.modelfile import ModelInfo, embedded_model, write_with_head
+from maskwise.predictor import Predictor
+from maskwise.regions import LabelledRegion, RegionSet, read_by_image
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What came of fitting.
+
+    Attributes:
+        regions: how many were learned from, by class.
+        trials: the heads that were tried, the chosen one first.
+        seconds: that all of it took.
+    """
+
+    regions: dict[str, int]
+    trials: tuple[Trial, ...]
+    seconds: float
+
+
+def fit(
+    regions: RegionSet,
+    output: Path,
+    *,
+    model: str | os.PathLike[str] | None = None,
+    head: Kind = "auto",
+    name: str = "",
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Fit:
+    """Write a model file that knows the classes of some labelled regions.
+
+    The regions' embeddings are those of another model; only its last layer is replaced. Kind and regularisation of the
+    new one are chosen, and its probabilities calibrated, by cross-validation over images.
+
+    Args:
+        regions: to learn from; crowds are left out, and classes without a region are not in the model.
+        output: the model file to write.
+        model: the model file that embeds; the embedded one where left out.
+        head: what to fit: linear, mean (of each class, the nearest), or whichever does better.
+        name: what the new model is called; its file's name where left out.
+        device: `cpu` or `cuda`.
+        threads: processor threads; all cores where left out.
+
+    Raises:
+        AnnotationError: fewer than two classes have a region, or a mask does not fit its image.
+        ImageError, MaskError: an image or a mask that cannot be used.
+        ModelError: the model cannot be used.
+        InputError: the output cannot be written.
+    """
+    start = time.perf_counter()
+    known = replace(regions, regions=tuple(region for region in regions.regions if not region.crowd))
+    counts = Counter(region.name for region in known.regions)
+    categories = tuple(category for category in regions.categories if category.name in counts)
+    if len(categories) < 2:
+        raise AnnotationError(
+            f"to tell classes apart at least two are needed, and the regions are of {len(categories)}"
+            f" ({', '.join(counts) or 'none'}); label regions of another class too"
+        )
+    predictor = Predictor(model, device=device, threads=threads)
+    embeddings = embed_regions(predictor, known.regions)
+    index = {category.name: number for number, category in enumerate(categories)}
+    targets = np.array([index[region.name] for region in known.regions])
+    images = np.unique([str(region.image_path) for region in known.regions], return_inverse=True)[1]
+    trials = choose_head(head, embeddings, targets, images)
+    fitted = fit_head(trials[0].kind, trials[0].strength, embeddings, targets)
+    source = Path(model) if model is not None else embedded_model()
+    info = ModelInfo(
+        name=name or Path(output).stem,
+        categories=categories,
+        view=predictor.info.view,
+        temperature=trials[0].temperature,
+        batch_size=predictor.info.batch_size,
+        training={
+            "maskwise": __version__,
+            "embeds": predictor.info.name,
+            "embeds_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+            "trials": [asdict(trial) for trial in trials],
+            "regions": {category.name: counts[category.name] for category in categories},
+            "images": int(images.max()) + 1,
+        },
+    )
+    write_with_head(source, fitted.weight, fitted.bias, info, Path(output))
+    return Fit(info.training["regions"], trials, round(time.perf_counter() - start, 1))
+
+
+def embed_regions(
+    predictor: Predictor, regions: Sequence[LabelledRegion], *, what: str = "embed"
+) -> Float32[np.ndarray, "regions features"]:
+    """What a model makes of regions on disk, in their order; every image is read once.
+
+    Args:
+        predictor: the model.
+        regions: at least one.
+        what: how the progress bar calls it.
+
+    Raises:
+        AnnotationError, ImageError, MaskError: see `read_by_image`.
+    """
+    rows: dict[int, np.ndarray] = {}
+    with tqdm(total=len(regions), desc=what, unit=" regions", mininterval=2, disable=None) as progress:
+        for numbers, image, masks in read_by_image(regions):
+            rows.update(zip(numbers, predictor.embed(image, masks), strict=True))
+            progress.update(len(numbers))
+    return np.stack([rows[number] for number in range(len(regions))])
+
+
+def spread_over_images(regions: RegionSet, per_class: int, *, seed: int = 0) -> RegionSet:
+    """At most so many regions of each class, drawn from as many images as there are; crowds left out.
+
+    Args:
+        regions: to draw from.
+        per_class: at least 1.
+        seed: of the draw.
+    """
+    order = np.random.default_rng(seed).permutation(len(regions.regions)).tolist()
+    met: Counter[tuple[str, str]] = Counter()
+    ranked = []
+    for number in order:
+        region = regions.regions[number]
+        if not region.crowd:
+            ranked.append((met[region.name, str(region.image_path)], number))  # 0: the first of its class there.
+            met[region.name, str(region.image_path)] += 1
+    kept: Counter[str] = Counter()
+    chosen = []
+    for _, number in sorted(ranked, key=lambda pair: pair[0]):
+        name = regions.regions[number].name
+        if kept[name] < per_class:
+            kept[name] += 1
+            chosen.append(number)
+    return replace(regions, regions=tuple(regions.regions[number] for number in sorted(chosen)))
