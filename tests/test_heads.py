@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from maskwise.heads import UNTRIED, choose_head, class_weights, fit_head
+from maskwise.heads import Part, Trial, choose_head, class_weights, fit_head
 
 HEADS = [("linear", 1.0), ("mean", 1.0), ("mean", 0.2)]
 
@@ -80,7 +80,7 @@ def test_trials_are_judged_on_images_they_have_not_seen(rng):
     embeddings = looks[images] + 0.01 * rng.normal(size=(100, 16))
     trials = choose_head("auto", embeddings, targets, images)
     assert all(trial.micro < 0.75 for trial in trials)
-    head = fit_head(trials[0].kind, 10.0, embeddings, targets)
+    head = fit_head("linear", 10.0, embeddings, targets)
     assert (head.logits(embeddings).argmax(axis=1) == targets).all()
 
 
@@ -88,9 +88,14 @@ def test_best_trial_comes_first_and_kinds_can_be_asked_for(rng):
     embeddings, targets = blobs(rng, spread=2.0)
     images = np.tile(np.arange(12), 3)
     trials = choose_head("auto", embeddings, targets, images)
-    assert {trial.kind for trial in trials} == {"linear", "mean"}
+    assert {tuple(part.kind for part in trial.parts) for trial in trials} == {
+        ("linear",),
+        ("mean",),
+        ("linear", "mean"),
+    }
     assert [trial.likelihood for trial in trials] == sorted((trial.likelihood for trial in trials), reverse=True)
-    assert {trial.kind for trial in choose_head("mean", embeddings, targets, images)} == {"mean"}
+    of_mean = choose_head("mean", embeddings, targets, images)
+    assert {trial.parts[0].kind for trial in of_mean} == {"mean"}
     assert 0.5 < trials[0].micro <= 1
     assert trials[0].likelihood > np.log(1 / 3)
 
@@ -98,10 +103,9 @@ def test_best_trial_comes_first_and_kinds_can_be_asked_for(rng):
 @pytest.mark.parametrize("images", [np.arange(3), np.zeros(3, dtype=int)])
 def test_nothing_is_claimed_where_nothing_can_be_tried(images):
     (trial,) = choose_head("auto", np.eye(3), np.arange(3), images)
-    assert (trial.kind, trial.strength) == UNTRIED
-    assert (trial.micro, trial.temperature) == (None, 1.0)
+    assert (trial.name, trial.micro, trial.temperature) == ("linear 1", None, 1.0)
     (trial,) = choose_head("mean", np.eye(3), np.arange(3), images)
-    assert (trial.kind, trial.micro) == ("mean", None)
+    assert (trial.name, trial.micro) == ("mean 1", None)
 
 
 def test_classes_of_one_image_are_not_counted(rng):
@@ -109,3 +113,20 @@ def test_classes_of_one_image_are_not_counted(rng):
     images = np.concatenate([np.tile(np.arange(6), 4), np.full(12, 6)])  # The third class is in one image alone.
     trials = choose_head("linear", embeddings, targets, images)
     assert all(trial.micro > 0.9 for trial in trials)
+
+
+def test_sum_of_heads_is_a_head(rng):
+    embeddings, targets = blobs(rng)
+    parts = (Part("linear", 1.0, 0.25), Part("mean", 0.5, 2.0))
+    each = [part.share * fit_head(part.kind, part.strength, embeddings, targets).logits(embeddings) for part in parts]
+    together = Trial(parts).fit(embeddings, targets)
+    np.testing.assert_allclose(together.logits(embeddings), sum(each), atol=1e-9)
+
+
+def test_parts_of_a_sum_weigh_the_same_once_calibrated(rng):
+    embeddings, targets = blobs(rng, spread=2.0)
+    trials = choose_head("auto", embeddings, targets, np.tile(np.arange(12), 3))
+    (both,) = (trial for trial in trials if len(trial.parts) == 2)
+    alone = {trial.name: trial.temperature for trial in trials}
+    for part in both.parts:
+        assert part.share == pytest.approx(1 / (2 * alone[f"{part.kind} {part.strength:g}"]))

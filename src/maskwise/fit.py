@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from maskwise import __version__
 from maskwise.errors import AnnotationError
-from maskwise.heads import Kind, Trial, choose_head, fit_head
+from maskwise.heads import Kind, Trial, choose_head
 from maskwise.modelfile import ModelInfo, embedded_model, write_with_head
 from maskwise.predictor import Predictor
 from maskwise.regions import LabelledRegion, RegionSet, read_by_image
@@ -82,7 +82,7 @@ def fit(
     targets = np.array([index[region.name] for region in known.regions])
     images = np.unique([str(region.image_path) for region in known.regions], return_inverse=True)[1]
     trials = choose_head(head, embeddings, targets, images)
-    fitted = fit_head(trials[0].kind, trials[0].strength, embeddings, targets)
+    fitted = trials[0].fit(embeddings, targets)
     source = Path(model) if model is not None else embedded_model()
     info = ModelInfo(
         name=name or Path(output).stem,

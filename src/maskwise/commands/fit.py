@@ -36,7 +36,7 @@ class Command:
     per_class: int | None = None
     """Learn from at most so many regions of a class, drawn over as many images as there are; all where left out."""
     head: Literal["auto", "linear", "mean"] = "auto"
-    """Logistic regression, the nearest mean of a class, or whichever does better in cross-validation."""
+    """Logistic regression, the nearest mean of a class, or whichever of both and their sum does best."""
     name: str = ""
     """What the model is called; its file's name where left out."""
     model: Path | None = None
@@ -91,15 +91,10 @@ def print_fit(found: Fit) -> None:
         print("accuracy unknown, probabilities not calibrated: that takes a class with regions in two images or more")
         return
     table = Table("head", box=None, pad_edge=False)
-    for column in ("strength", "over regions", "over classes", "temperature"):
+    for column in ("over regions", "over classes", "temperature"):
         table.add_column(column, justify="right")
     for trial in found.trials:
-        table.add_row(
-            trial.kind + (" (chosen)" if trial is chosen else ""),
-            f"{trial.strength:g}",
-            percent(trial.micro),
-            percent(trial.macro),
-            f"{trial.temperature:.2f}",
-        )
+        name = trial.name + (" (chosen)" if trial is chosen else "")
+        table.add_row(name, percent(trial.micro), percent(trial.macro), f"{trial.temperature:.2f}")
     console.print("accuracy on images left out, the fit's own estimate:", markup=False)
     console.print(table)
