@@ -17,7 +17,7 @@ FLOORS = [
     {"errors"},
     {"files", "images", "masks"},
     {"regions"},
-    {"coco", "labelmaps", "views", "metrics", "sloppy"},
+    {"coco", "labelmaps", "views", "metrics", "sloppy", "sheet"},
     {"modelfile"},
     {"predictor"},
     {"evaluate", "label", "overlay"},

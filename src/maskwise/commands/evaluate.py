@@ -63,8 +63,7 @@ class Command:
         regions = self._regions().without(self.ignore).renamed(names)
         predictor = Predictor(self.model, device=self.device, threads=self.threads)
         make_folder(self.output)  # An hour's work should not fail at its end for want of a place.
-        data = (self.annotations or self.label_maps).absolute().name
-        evaluation = evaluate(predictor, regions, data=data, sloppy=self.sloppy)
+        evaluation = evaluate(predictor, regions, data=self._data_name(), sloppy=self.sloppy)
         write_report(evaluation, self.output)
         print_summary(evaluation.report)
         print(f"{self.output / 'report.md'}: the report")
@@ -81,6 +80,11 @@ class Command:
             if not old or not new:
                 _wrong_usage(f"--rename {text}: give OLD=NEW")
         return {old: new for old, _, new in pairs}
+
+    def _data_name(self) -> str:
+        """What the report calls the regions: a COCO file says by its name what it is of, a folder `labels` does not."""
+        path = (self.annotations or self.label_maps).absolute()
+        return path.name if self.annotations else "/".join(path.parts[-2:])
 
     def _regions(self) -> RegionSet:
         from maskwise.coco import regions_from_coco
