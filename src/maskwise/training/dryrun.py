@@ -62,7 +62,7 @@ def first_samples(split: Split, settings: TrainSettings, count: int = SHOWN) -> 
     samples = TrainingRegions(split, settings)
     tiles = []
     for draw in islice(chain.from_iterable(Draws(settings, 0)), count):
-        pixels, coverage, target, number = samples[draw]
+        pixels, coverage, target, number, *_ = samples[draw]
         size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
         tiles.append(Tile(pixels, coverage, (split.names[target], split.train[number].image_path.name, size)))
     return tiles

@@ -68,7 +68,7 @@ def hard_examples(
     probabilities = logits.softmax(dim=1)
     tiles = []
     for number in hardest(logits, targets).tolist():
-        pixels, coverage, _, _ = seen[number]
+        pixels, coverage, *_ = seen[number]
         told = int(probabilities[number].argmax())
         lines = (
             split.names[targets[number]],
