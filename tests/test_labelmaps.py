@@ -111,6 +111,11 @@ def test_refuses_a_map_of_another_size_than_its_image(folder):
         regions(folder)
 
 
+def test_image_that_cannot_be_read_is_left_to_who_reads_it(folder):
+    (folder / "images" / "a.jpg").write_text("hello")
+    assert len(regions(folder).regions) == 4
+
+
 def test_refuses_a_folder_that_is_not_there(folder):
     (folder / "images" / "a.jpg").unlink()
     (folder / "images").rmdir()

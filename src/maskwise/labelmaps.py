@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from maskwise.errors import AnnotationError
+from maskwise.errors import AnnotationError, ImageError
 from maskwise.images import image_size
 from maskwise.masks import Mask
 from maskwise.regions import Category, LabelledRegion, RegionSet
@@ -75,7 +75,6 @@ def regions_from_label_maps(
     Raises:
         AnnotationError: no such folder or no label map in it; a label map that cannot be read, has no image or
             several, or is of another size than its image.
-        ImageError: an image that cannot be opened.
     """
     names = read_class_names(classes_file)
     label_paths = _files(labels_dir, (".png",))
@@ -126,7 +125,10 @@ def _image_of(label_path: Path, candidates: list[Path], images_dir: Path) -> Pat
 
 
 def _check_size(labels: np.ndarray, label_path: Path, image: Path) -> None:
-    height, width = image_size(image)
+    try:
+        height, width = image_size(image)
+    except ImageError:  # Not of the map's making: whoever reads the image meets it, and may skip it.
+        return
     if labels.shape != (height, width):
         raise AnnotationError(
             f"{label_path}: is {labels.shape[1]} x {labels.shape[0]} pixels, its image {image.name} {width} x {height}"
