@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from maskwise import Predictor, load_image
 from maskwise.coco import read_coco, regions_from_coco
 from maskwise.files import read_json, write_text
-from maskwise.report import interval, percent, save_figure, table
+from maskwise.report import interval, percent, table
+from maskwise.sheet import Tile, sheet, write_picture
 from maskwise.training.data import Split, read_data
 from maskwise.training.settings import TrainSettings, expand, settings_from_dict
 
@@ -37,13 +36,9 @@ TEMPLATE = Path(__file__).with_name("model-card-template.md")
 
 @dataclass(frozen=True)
 class Failure:
-    """A region with a wrong name."""
+    """A region with a wrong name: what the network saw, and whose photograph it is."""
 
-    true: str
-    said: str
-    probability: float
-    pixels: np.ndarray
-    coverage: np.ndarray
+    tile: Tile
     source: str
 
 
@@ -64,20 +59,9 @@ def failures(predictor: Predictor, annotations: Path, images: Path) -> list[Fail
         mask = region.read_mask()
         pixels, coverage = predictor.info.view.view(mask).render(load_image(region.image_path), mask)
         source = f"{image['flickr_url']} ({FREE_LICENCES[image['license']]})"
-        found.append(Failure(row["true"], row["predicted"], row["probability"], pixels, coverage, source))
+        lines = (row["true"], f"told: {row['predicted']} {percent(row['probability'])}")
+        found.append(Failure(Tile(pixels, coverage, lines), source))
     return found[:SHOWN_FAILURES]
-
-
-def failure_figure(shown: Sequence[Failure]) -> Figure:
-    """What the network saw of each, the region outlined."""
-    figure = Figure(figsize=(11, 8.6), dpi=90, layout="constrained")
-    for axes, failure in zip(figure.subplots(3, 4).flat, shown, strict=False):
-        axes.imshow(failure.pixels)
-        axes.contour(failure.coverage, levels=[128], colors="#ffe119", linewidths=1.5)
-        axes.set_title(f"{failure.true}: “{failure.said}” {percent(failure.probability)}", fontsize=9)
-    for axes in figure.axes:
-        axes.set_axis_off()
-    return figure
 
 
 def blank_confidence(predictor: Predictor, annotations: Path, images: Path) -> dict[str, float]:
@@ -189,7 +173,7 @@ def main() -> None:
     root = Path(expand(settings.data.data_root)) / "coco"
     annotations, images = root / "annotations/instances_val2017.json", root / "val2017"
     shown = failures(predictor, annotations, images)
-    save_figure(failure_figure(shown), args.output.with_name("failures.png"))
+    write_picture(args.output.with_name("failures.png"), sheet([failure.tile for failure in shown], columns=4))
     blank = blank_confidence(predictor, annotations, images)
     write_text(args.output, card(settings, read_data(settings.data), predictor, blank, shown))
     print(f"{args.output}")

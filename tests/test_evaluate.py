@@ -259,7 +259,7 @@ def test_the_command_renames_ignores_and_says_where_the_report_is(label_maps: Pa
     Command(source=source, output=out).run()
     assert "50.0 %" in capsys.readouterr().out
     report = json.loads((out / "report.json").read_text())
-    assert (report["data"], report["regions"]) == ("maps", 4)
+    assert (report["data"], report["regions"]) == (f"{label_maps.name}/maps", 4)
     Command(source=Source(images=images, label_maps=maps, classes=classes, ignore=("hound",)), output=out).run()
     report = json.loads((out / "report.json").read_text())
     assert (report["regions"], report["unknown_classes"]) == (4, {})
