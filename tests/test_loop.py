@@ -12,7 +12,8 @@ from maskwise.regions import Category
 from maskwise.training import loop
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import load_checkpoint
-from maskwise.training.loop import fit_temperature, loss_of, make_optimiser, network_of, rate_factor, set_mode, train
+from maskwise.training.holdout import fit_temperature
+from maskwise.training.loop import loss_of, make_optimiser, network_of, rate_factor, set_mode, train
 from maskwise.training.settings import (
     AugmentSettings,
     DataSettings,

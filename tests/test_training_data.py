@@ -10,12 +10,12 @@ from PIL import Image
 from maskwise.errors import AnnotationError, MaskError, SettingsError
 from maskwise.images import load_image
 from maskwise.regions import Category
+from maskwise.training.batches import Sample, collate
 from maskwise.training.data import (
     Draw,
     Draws,
     PlainRegions,
     TrainingRegions,
-    collate,
     read_data,
     read_source,
 )
@@ -220,7 +220,7 @@ def test_target_is_the_class_of_the_region(coco_folder):
     split = read_data(data(coco_folder, holdout=0.0))
     plain = PlainRegions(split.train, ViewSettings(size=32), split.categories)
     for number, region in enumerate(split.train):
-        pixels, coverage, target, its_number = plain[number]
+        pixels, coverage, target, its_number, _ = plain[number]
         assert its_number == number
         assert split.categories[target].name == region.name
         red, _, blue = pixels[coverage == 255].mean(axis=0)
@@ -289,7 +289,9 @@ def test_no_sample_is_drawn_twice():
 
 def test_batch_stacks_its_samples(rng):
     samples = [
-        (rng.integers(0, 9, (4, 5, 3), dtype=np.uint8), rng.integers(0, 9, (4, 5), dtype=np.uint8), target, number)
+        Sample(
+            rng.integers(0, 9, (4, 5, 3), dtype=np.uint8), rng.integers(0, 9, (4, 5), dtype=np.uint8), target, number
+        )
         for target, number in ((2, 8), (0, 5))
     ]
     batch = collate(samples)

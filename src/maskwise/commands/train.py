@@ -34,9 +34,12 @@ class Command:
         try:
             from maskwise.training.export import export_model
             from maskwise.training.loop import train
+            from maskwise.training.processes import is_main
         except ModuleNotFoundError as error:
             raise needs_train(error) from error
         final = train(self.settings, self.output)
+        if not is_main():
+            return
         report = export_model(final, self.output / "model.onnx", self.settings.run.export)
         print(
             f"{self.output / 'model.onnx'}: {report.megabytes} MB, {report.storage};"

@@ -20,14 +20,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from maskwise.files import whole_file
+from maskwise.errors import ImageError, InputError
 from maskwise.predictor import Predictor
 from maskwise.regions import LabelledRegion
+from maskwise.training.batches import Skipped
+from maskwise.training.checkpoint import write_tensors
 from maskwise.training.data import image_of
 
 
@@ -36,12 +37,15 @@ class Teacher:
     """What a teacher makes of regions.
 
     Attributes:
-        embeddings: each feature with mean 0 and spread 1 over the regions, rows of length 1.
+        embeddings: each feature with mean 0 and spread 1 over the regions, rows of length 1; of regions whose images
+            could not be read, rows of zeros, which say nothing.
         sha256: of the model file, the regions' outlines and the names of their images.
+        skipped: the images that could not be read.
     """
 
     embeddings: Float[Tensor, "regions features"]
     sha256: str
+    skipped: tuple[Skipped, ...] = ()
 
 
 def teacher_embeddings(model: Path, regions: Sequence[LabelledRegion], cache: Path) -> Teacher:
@@ -54,17 +58,22 @@ def teacher_embeddings(model: Path, regions: Sequence[LabelledRegion], cache: Pa
 
     Raises:
         ModelError: the model file cannot be used.
-        AnnotationError, ImageError, MaskError: a region or its image cannot be read.
+        AnnotationError, MaskError: a region cannot be read.
+        InputError: more than half of the images cannot be read, or the cache cannot be written.
     """
     predictor = Predictor(model)
     key = _key(model, regions)
     embeddings = _cached(cache, key)
     if embeddings is None:
         embeddings = torch.from_numpy(_embed(predictor, regions))
-        with whole_file(cache) as temporary:
-            save_file({"embeddings": embeddings}, temporary, metadata={"key": key})
-    spread = embeddings.std(dim=0, correction=0).clamp(min=1e-6)
-    return Teacher(F.normalize((embeddings - embeddings.mean(dim=0)) / spread, dim=1), key)
+        write_tensors(cache, {"embeddings": embeddings}, {"key": key})
+    known = ~embeddings.isnan().any(dim=1)
+    spread = embeddings[known].std(dim=0, correction=0).clamp(min=1e-6)
+    rows = F.normalize((embeddings - embeddings[known].mean(dim=0)) / spread, dim=1).nan_to_num(0)
+    paths = dict.fromkeys(
+        str(region.image_path) for region, is_known in zip(regions, known, strict=True) if not is_known
+    )
+    return Teacher(rows, key, tuple(Skipped(path, f"{path}: could not be read for the teacher") for path in paths))
 
 
 def _key(model: Path, regions: Sequence[LabelledRegion]) -> str:
@@ -89,16 +98,27 @@ def _cached(cache: Path, key: str) -> Tensor | None:
 
 
 def _embed(predictor: Predictor, regions: Sequence[LabelledRegion]) -> Float[np.ndarray, "regions features"]:
+    """Embeddings; not numbers where the image cannot be read."""
     rows: dict[int, np.ndarray] = {}
     order = sorted(range(len(regions)), key=lambda number: str(regions[number].image_path))
     with tqdm(total=len(regions), desc="teacher", unit=" regions", mininterval=2) as progress:
         for _, group in groupby(order, key=lambda number: regions[number].image_path):
             numbers = list(group)
             masks = [regions[number].read_mask() for number in numbers]
-            images = [image_of(regions[number], mask) for number, mask in zip(numbers, masks, strict=True)]
-            rows.update(zip(numbers, predictor.embed(images[0], masks), strict=True))
+            try:
+                images = [image_of(regions[number], mask) for number, mask in zip(numbers, masks, strict=True)]
+            except ImageError as error:
+                why = error
+            else:
+                rows.update(zip(numbers, predictor.embed(images[0], masks), strict=True))
             progress.update(len(numbers))
-    return np.stack([rows[number] for number in range(len(regions))])
+    if 2 * len(rows) < len(regions):
+        raise InputError(
+            f"most images cannot be read: those of {len(regions) - len(rows)} in {len(regions)} regions, the last of"
+            f" them: {why}; mend the data, then start the run again"
+        )
+    unknown = np.full_like(next(iter(rows.values())), np.nan)
+    return np.stack([rows.get(number, unknown) for number in range(len(regions))])
 
 
 def distance_to_teacher(told: Float[Tensor, "n d"], right: Float[Tensor, "n d"]) -> Float[Tensor, ""]:

@@ -1,0 +1,132 @@
+"""One run on several processes: GPUs of a machine, or machines, as `torchrun` and `accelerate launch` start them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import accelerate
+import torch
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
+from torch import Tensor
+
+from maskwise.errors import SettingsError
+
+TIMEOUT = timedelta(minutes=30)
+"""Longest that a process waits for the others in a step: as long as the main one may take to write a checkpoint."""
+PATIENCE = timedelta(days=7)
+"""Longest that the others wait while the main process does alone what may take hours; a process that ends is noticed
+at once."""
+
+
+def world_size() -> int:
+    """Number of processes that the run was started with.
+
+    Raises:
+        SettingsError: WORLD_SIZE is not a number.
+    """
+    text = os.environ.get("WORLD_SIZE") or "1"
+    if not text.isdecimal() or text == "0":
+        raise SettingsError(f"the environment's WORLD_SIZE is {text!r}; torchrun sets it to the number of processes")
+    return int(text)
+
+
+def make_accelerator(device: str, *, bf16: bool) -> accelerate.Accelerator:
+    """The accelerator of this process; it has joined the others when it is given.
+
+    Args:
+        device: `RunSettings.device`.
+        bf16: compute in bfloat16.
+
+    Raises:
+        SettingsError: there are more processes than GPUs on this machine, or they do not find each other.
+    """
+    several = world_size() > 1
+    on_cpu = device == "cpu" or (several and not torch.accelerator.is_available())  # Else each would train alone.
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if not on_cpu and torch.cuda.is_available() and here > gpus:
+        raise SettingsError(
+            f"{here} processes on a machine of {gpus} GPU; start one for each GPU, or add --run.device cpu"
+        )
+    accelerator = accelerate.Accelerator(
+        mixed_precision="bf16" if bf16 else "no",
+        cpu=on_cpu,
+        kwargs_handlers=[
+            # Parameters without a gradient are the rule: all but the head's at first, frozen ones, and those of layers
+            # that a trunk has for its own classifier. Buffers never change: batch statistics stay as pretrained.
+            DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=TIMEOUT),
+        ],
+    )
+    if accelerator.num_processes != world_size():
+        raise SettingsError(
+            f"WORLD_SIZE is {world_size()}, but {accelerator.num_processes} processes have met; start them with"
+            " torchrun --nproc-per-node N -m maskwise train, or accelerate launch"
+        )
+    return accelerator
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def refuse_several(what: str) -> None:
+    """Refuse to go on as one of several processes.
+
+    Args:
+        what: the command, as the message calls it.
+
+    Raises:
+        SettingsError: there are several.
+    """
+    if world_size() > 1:
+        raise SettingsError(
+            f"{what} runs in one process and was started in {world_size()} (WORLD_SIZE); start it without torchrun or"
+            " accelerate launch"
+        )
+
+
+@contextmanager
+def main_process_first(accelerator: accelerate.Accelerator) -> Iterator[None]:
+    """The main process goes through the block alone, then the others, however long it takes.
+
+    accelerate's own waits no longer than the steps' timeout.
+    """
+    if accelerator.num_processes == 1:
+        yield
+        return
+    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+    if not accelerator.is_main_process:
+        torch.distributed.barrier(group)
+    yield
+    if accelerator.is_main_process:
+        torch.distributed.barrier(group)
+
+
+def check_same(values: dict[str, Any]) -> None:
+    """Refuse processes that do not start from the same.
+
+    Args:
+        values: what must be the same, by what the message calls it.
+
+    Raises:
+        SettingsError: a value differs between processes; every process raises it.
+    """
+    everywhere = gather_object([values])
+    for name, value in everywhere[0].items():
+        found = [others[name] for others in everywhere]
+        if any(other != value for other in found):
+            raise SettingsError(
+                f"the processes differ in {name}: {', '.join(map(str, found))}; all machines need the same recipe and"
+                " data, and a run folder that they share"
+            )
+
+
+def mean_over_processes(values: dict[str, Tensor], accelerator: accelerate.Accelerator) -> dict[str, float]:
+    """The mean of each number (scalar tensors) over the processes; to be called by all."""
+    means = accelerator.reduce(torch.stack([value.float() for value in values.values()]), reduction="mean")
+    return dict(zip(values, means.tolist(), strict=True))
