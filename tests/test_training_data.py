@@ -16,6 +16,7 @@ from maskwise.training.data import (
     Draws,
     PlainRegions,
     TrainingRegions,
+    batch_shape,
     read_data,
     read_source,
 )
@@ -262,7 +263,7 @@ def test_crop_of_the_very_size_of_the_view_varies_all_the_same(coco_folder):
 # Batches.
 
 
-@pytest.mark.parametrize("window", [WindowSettings(), WindowSettings(enabled=True, min_side=300, max_side=700)])
+@pytest.mark.parametrize("window", [WindowSettings(), WindowSettings(enabled=True, min_side=200, max_side=900)])
 def test_shares_of_several_processes_make_up_the_batch(window):
     schedule = ScheduleSettings(steps=12, batch_size=7)
     settings = TrainSettings(schedule=schedule, window=window)
@@ -270,10 +271,19 @@ def test_shares_of_several_processes_make_up_the_batch(window):
     shares = [list(Draws(settings, 0, process, 3)) for process in range(3)]
     for step, batch in enumerate(whole):
         parts = [draw for share in shares for draw in share[step]]
-        if len(batch) >= 3:
-            assert sorted(parts, key=lambda draw: draw.number) == batch
-        else:  # Every process needs something to do.
-            assert len(parts) == 3
+        assert sorted(parts, key=lambda draw: draw.number) == batch
+        assert len(batch) == batch_shape(settings, step)[1]
+
+
+@pytest.mark.parametrize(
+    ("window", "least"),
+    [(WindowSettings(), 5), (WindowSettings(enabled=True, max_side=100, max_pixels=3 * 100 * 100), 3)],
+)
+def test_refuses_more_processes_than_a_batch_has_regions(window, least):
+    settings = TrainSettings(schedule=ScheduleSettings(batch_size=5), window=replace(window, min_side=100))
+    assert all(len(batch) == 1 for batch, _ in zip(Draws(settings, 0, 0, least), range(9), strict=False))
+    with pytest.raises(SettingsError, match=f"may have {least} regions, fewer than the {least + 1} processes"):
+        Draws(settings, 0, 0, least + 1)
 
 
 def test_draws_go_on_where_a_run_was_left():

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from maskwise import files
 from maskwise.errors import ModelError
 from maskwise.files import whole_file
 from maskwise.regions import Category
@@ -78,6 +79,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
             save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:  # How it tells what would be an OSError elsewhere.
             raise OSError(str(error)) from error
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes killed while they wrote a file of tensors have left beside it."""
+    files.remove_leftovers(path)
+    for leftover in path.parent.glob(".tmp??????"):  # safetensors writes to a temporary file of its own first.
+        leftover.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

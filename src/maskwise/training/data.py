@@ -89,8 +89,13 @@ class Split:
         )
 
 
-def read_source(source: SourceSettings, root: Path) -> RegionSet:
+def read_source(source: SourceSettings, root: Path, *, images_required: bool = True) -> RegionSet:
     """The regions of one source, crowds left out, classes ignored and renamed as it says.
+
+    Args:
+        source: the source.
+        root: folder that it is relative to.
+        images_required: refuse a COCO file that names an image which is not there.
 
     Raises:
         SettingsError: neither or both of annotations and label_maps.
@@ -99,7 +104,7 @@ def read_source(source: SourceSettings, root: Path) -> RegionSet:
     if bool(source.annotations) == bool(source.label_maps):
         raise SettingsError(f"source {source.images}: give either annotations or label_maps with classes_file")
     if source.annotations:
-        regions = regions_from_coco(root / source.annotations, root / source.images)
+        regions = regions_from_coco(root / source.annotations, root / source.images, images_required=images_required)
     else:
         regions = regions_from_label_maps(
             root / source.label_maps, root / source.images, root / source.classes_file, min_area=source.min_area
@@ -120,7 +125,7 @@ def read_data(settings: DataSettings) -> Split:
     if not any(source.calibrate for source in settings.sources):
         raise SettingsError("no source has calibrate = true, so nothing would set the temperature; let one of them")
     root = Path(expand(settings.data_root))
-    sets = [read_source(source, root) for source in settings.sources]
+    sets = [read_source(source, root, images_required=False) for source in settings.sources]
     train, holdout, calibrates = [], [], []
     for source, regions in zip(settings.sources, sets, strict=True):
         for region in regions.regions:

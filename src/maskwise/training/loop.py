@@ -22,14 +22,28 @@ from tqdm import tqdm
 
 from maskwise import __version__
 from maskwise.errors import InputError, SettingsError
-from maskwise.files import make_folder, remove_leftovers, write_json
+from maskwise.files import make_folder, write_json
 from maskwise.training.batches import Batch, read_batches
 from maskwise.training.builder import build_network
-from maskwise.training.checkpoint import Checkpoint, load_checkpoint, optimiser_tensors, restore_optimiser
+from maskwise.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    optimiser_tensors,
+    remove_leftovers,
+    restore_optimiser,
+)
 from maskwise.training.data import Draws, Split, TrainingRegions, batch_shape, read_data
 from maskwise.training.holdout import accuracy, fit_temperature, holdout_answers
 from maskwise.training.network import RegionClassifier
-from maskwise.training.processes import check_same, main_process_first, make_accelerator, mean_over_processes
+from maskwise.training.processes import (
+    Together,
+    check_same,
+    idle_parameters,
+    main_process_first,
+    make_accelerator,
+    mean_over_processes,
+    others_may_end,
+)
 from maskwise.training.settings import NetworkSettings, ScheduleSettings, TrainSettings, expand, settings_to_dict
 from maskwise.training.skipped import SkippedImages
 from maskwise.training.teacher import distance_to_teacher, teacher_embeddings
@@ -56,17 +70,19 @@ def train(settings: TrainSettings, folder: Path) -> Path:
             checkpoint is whole, and the run goes on from it when started again.
         AnnotationError, MaskError: data that cannot be used.
         ModelError: weights that cannot be had or do not fit.
+        MaskwiseError: another process of the run has ended.
     """
     split = read_data(settings.data)
     accelerator = make_accelerator(settings.run.device, bf16=_computes_in_bf16(settings.schedule.precision))
     make_folder(folder)
     if accelerator.is_main_process:
-        for name in (CHECKPOINT, FINAL, TEACHER, RECORD):
+        for name in (CHECKPOINT, FINAL, TEACHER):
             remove_leftovers(folder / name)
-    run = _start(settings, split, folder, accelerator)
-    with _open_log(run) as log:
-        _steps(run, log)
-    final = _finish(run)
+    with others_may_end(accelerator):
+        run = _start(settings, split, folder, accelerator)
+        with _open_log(run) as log:
+            _steps(run, log)
+        final = _finish(run)
     if accelerator.is_main_process:
         final.save(folder / FINAL)
         write_json(
@@ -107,17 +123,17 @@ class _Run:
     split: Split
     folder: Path
     accelerator: accelerate.Accelerator
-    network: nn.Module
+    bare: RegionClassifier
     average: AveragedModel | None
     optimiser: torch.optim.Optimizer
     teacher: Tensor | None
+    frozen: tuple[str, ...]
     step: int = 0
     record: dict[str, Any] = field(default_factory=dict)
     skipped: SkippedImages = field(default_factory=SkippedImages)
 
-    @property
-    def bare(self) -> RegionClassifier:
-        return self.accelerator.unwrap_model(self.network)
+    def __post_init__(self) -> None:
+        self.network = Together(self.bare, self.accelerator)
 
     @property
     def best(self) -> RegionClassifier:
@@ -152,12 +168,11 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
     ).to(memory_format=torch.channels_last)
     _check_frozen(network, settings)
     optimiser = make_optimiser(network, settings.schedule)
-    set_mode(network, head_only=False, frozen=settings.schedule.frozen)  # What never learns is not sent around.
-    network, optimiser = accelerator.prepare(network, optimiser)
-    bare = accelerator.unwrap_model(network)
+    network = network.to(accelerator.device)
+    optimiser = accelerator.prepare_optimizer(optimiser)
     average = None
     if settings.schedule.average:
-        average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(settings.schedule.average), use_buffers=True)
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.schedule.average), use_buffers=True)
         average.n_averaged.fill_(1)  # At 0 the first update would copy, in a resumed run at another step.
     record = {
         "maskwise": __version__,
@@ -173,7 +188,8 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
     if teacher is not None:
         record["teacher_sha256"] = teacher.sha256
     embeddings = None if teacher is None else teacher.embeddings.to(accelerator.device)
-    run = _Run(settings, split, folder, accelerator, network, average, optimiser, embeddings, record=record)
+    frozen = _frozen(network, settings, accelerator)
+    run = _Run(settings, split, folder, accelerator, network, average, optimiser, embeddings, frozen, record=record)
     if kept:
         _resume(run, kept)
     if teacher is not None and accelerator.is_main_process:
@@ -189,6 +205,17 @@ def _check_frozen(network: RegionClassifier, settings: TrainSettings) -> None:
         raise SettingsError(
             f"schedule.frozen: trunk {settings.network.trunk} has no {', '.join(map(repr, unknown))}; it has {names}"
         )
+
+
+def _frozen(network: RegionClassifier, settings: TrainSettings, accelerator: accelerate.Accelerator) -> tuple[str, ...]:
+    """Modules and parameters of the trunk that do not learn; several processes must know of those that cannot."""
+    frozen = settings.schedule.frozen
+    if accelerator.num_processes > 1:
+        set_mode(network, head_only=False, frozen=frozen)
+        size = probe_size(settings)
+        blank = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=accelerator.device)
+        frozen += tuple(name.removeprefix("trunk.") for name in idle_parameters(network, blank, blank[..., 0]))
+    return frozen
 
 
 def probe_size(settings: TrainSettings) -> int:
@@ -290,7 +317,8 @@ def _steps(run: _Run, log: SummaryWriter | None) -> None:
                 logits, targets = _holdout_logits(run)
                 held_out = accuracy(logits, targets).item()
                 _log(run, log, {"holdout/accuracy": held_out})
-                progress.write(f"step {run.step}: held-out accuracy {held_out:.3f}")
+                if log is not None:
+                    progress.write(f"step {run.step}: held-out accuracy {held_out:.3f}")
             if run.step % settings.run.checkpoint_every == 0 or run.step == schedule.steps:
                 run.record["skipped_images"] = run.skipped.record()
                 run.record["seconds"] = round(time.monotonic() - started)
@@ -308,17 +336,17 @@ def _log(run: _Run, log: SummaryWriter | None, values: dict[str, float]) -> None
 
 def _step(run: _Run, batch: Batch) -> dict[str, Tensor]:
     """One optimiser step; gives what is logged of it, whose mean over the processes is the whole batch's."""
-    schedule, network, accelerator = run.settings.schedule, run.network, run.accelerator
+    schedule, accelerator = run.settings.schedule, run.accelerator
     device = accelerator.device
     # Dropout alone draws from it: a resumed run draws the same, and each process its own.
     torch.manual_seed(schedule.seed + run.step + accelerator.process_index * schedule.steps)
     factor = rate_factor(run.step, schedule)
     for group in run.optimiser.param_groups:
         group["lr"] = group["peak_lr"] * factor
-    set_mode(run.bare, head_only=run.step < schedule.head_steps, frozen=schedule.frozen)
+    set_mode(run.bare, head_only=run.step < schedule.head_steps, frozen=run.frozen)
     images, masks, targets = batch.images.to(device), batch.masks.to(device), batch.targets.to(device)
     with accelerator.autocast():
-        out = network(images, masks)
+        out = run.network(images, masks)
     logits, told = (out, None) if run.teacher is None else out
     losses = {"train/loss": loss_of(logits.float(), targets, schedule)}
     if told is not None:
@@ -330,7 +358,7 @@ def _step(run: _Run, batch: Batch) -> dict[str, Tensor]:
     share = len(targets) * accelerator.num_processes / batch_shape(run.settings, run.step)[1]
     accelerator.backward(losses["train/loss"] * share)
     if schedule.clip:
-        accelerator.clip_grad_norm_(network.parameters(), schedule.clip)
+        accelerator.clip_grad_norm_(run.bare.parameters(), schedule.clip)
     run.optimiser.step()
     run.optimiser.zero_grad()
     _average(run)

@@ -10,10 +10,12 @@ from typing import Any
 
 import accelerate
 import torch
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
-from torch import Tensor
+from accelerate.utils import InitProcessGroupKwargs, gather_object
+from torch import Tensor, nn
+from torch.distributed import DistError
+from torch.nn.parallel import DistributedDataParallel
 
-from maskwise.errors import SettingsError
+from maskwise.errors import MaskwiseError, SettingsError
 
 TIMEOUT = timedelta(minutes=30)
 """Longest that a process waits for the others in a step: as long as the main one may take to write a checkpoint."""
@@ -54,17 +56,12 @@ def make_accelerator(device: str, *, bf16: bool) -> accelerate.Accelerator:
     accelerator = accelerate.Accelerator(
         mixed_precision="bf16" if bf16 else "no",
         cpu=on_cpu,
-        kwargs_handlers=[
-            # Parameters without a gradient are the rule: all but the head's at first, frozen ones, and those of layers
-            # that a trunk has for its own classifier. Buffers never change: batch statistics stay as pretrained.
-            DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=TIMEOUT),
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
     if accelerator.num_processes != world_size():
         raise SettingsError(
             f"WORLD_SIZE is {world_size()}, but {accelerator.num_processes} processes have met; start them with"
-            " torchrun --nproc-per-node N -m maskwise train, or accelerate launch"
+            " torchrun --nproc-per-node N -m maskwise train or accelerate launch, or add --run.device cpu"
         )
     return accelerator
 
@@ -88,6 +85,24 @@ def refuse_several(what: str) -> None:
             f"{what} runs in one process and was started in {world_size()} (WORLD_SIZE); start it without torchrun or"
             " accelerate launch"
         )
+
+
+@contextmanager
+def others_may_end(accelerator: accelerate.Accelerator) -> Iterator[None]:
+    """What breaks in the block because another process has ended, told as that.
+
+    Raises:
+        MaskwiseError: another process has ended, or has not answered for `TIMEOUT`.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # gloo's have no type of their own.
+        if accelerator.num_processes == 1 or not (isinstance(error, DistError) or "/gloo/" in str(error)):
+            raise
+        raise MaskwiseError(
+            "another process of the run has ended, or does not answer; what it said tells why. Started again, the run"
+            " goes on from its last checkpoint"
+        ) from error
 
 
 @contextmanager
@@ -124,6 +139,49 @@ def check_same(values: dict[str, Any]) -> None:
                 f"the processes differ in {name}: {', '.join(map(str, found))}; all machines need the same recipe and"
                 " data, and a run folder that they share"
             )
+
+
+class Together:
+    """A network that every process has, and whose gradients become their mean over the processes.
+
+    DistributedDataParallel takes stock of what learns when it is made, and waits for just these gradients. So a new one
+    is made whenever that changes, and what does not learn is not sent around.
+    """
+
+    def __init__(self, network: nn.Module, accelerator: accelerate.Accelerator) -> None:
+        """Wrap a network; all of its parameters that require a gradient must get one in every step.
+
+        Args:
+            network: on the accelerator's device.
+            accelerator: of this process.
+        """
+        self.network = network
+        self.accelerator = accelerator
+        self._wrapped = network
+        self._learning: list[bool] = []
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """What the network gives."""
+        learning = [parameter.requires_grad for parameter in self.network.parameters()]
+        if self.accelerator.num_processes > 1 and learning != self._learning:
+            device = self.accelerator.device
+            self._wrapped = DistributedDataParallel(self.network, device_ids=None if device.type == "cpu" else [device])
+            self._learning = learning
+        return self._wrapped(*inputs)
+
+
+def idle_parameters(network: nn.Module, *inputs: Tensor) -> list[str]:
+    """Names of the parameters that no output depends on, such as a norm that a trunk has for its own classifier.
+
+    Args:
+        network: gives a tensor or several.
+        *inputs: what it takes.
+    """
+    outputs = network(*inputs)
+    total = sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else (outputs,)))
+    named = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    return [name for name, gradient in zip(named, gradients, strict=True) if gradient is None]
 
 
 def mean_over_processes(values: dict[str, Tensor], accelerator: accelerate.Accelerator) -> dict[str, float]:
