@@ -151,7 +151,7 @@ def test_comparison_is_refused_under_several_processes(tmp_path, monkeypatch, ca
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.run(["compare", "c.toml", "-o", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == (
-        "maskwise compare: maskwise compare runs in one process and was started in 2 (WORLD_SIZE); start it without"
+        "maskwise compare: this command runs in one process and was started in 2 (WORLD_SIZE); start it without"
         " torchrun or accelerate launch\n"
     )
     assert not (tmp_path / "out").exists()

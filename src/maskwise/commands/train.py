@@ -17,11 +17,13 @@ class Command:
     """Train a model on COCO files and label maps.
 
     A recipe (TOML) gives the settings, flags override it. The run folder gets checkpoints, a TensorBoard log, run.json
-    and model.onnx; started again on the same folder, a run goes on from its last checkpoint.
+    and model.onnx; started again on the same folder, a run goes on from its last checkpoint. Several GPUs or machines:
+    start it with torchrun or accelerate launch (docs/training.md).
 
     Examples:
       maskwise train recipes/resnet50.toml -o runs/resnet50
       maskwise train recipes/resnet50.toml -o runs/short --schedule.steps 100
+      torchrun --nproc-per-node 8 -m maskwise train recipes/resnet50.toml -o runs/resnet50
     """
 
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/model")

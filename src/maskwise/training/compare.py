@@ -141,7 +141,7 @@ def compare(path: Path, folder: Path) -> list[Row]:
         AnnotationError, ImageError, MaskError, ModelError: as in training and evaluation.
         InputError: the folder cannot be made.
     """
-    refuse_several("maskwise compare")
+    refuse_several()
     settings, runs = read_comparison(path)
     make_folder(folder)
     for run in runs.values():  # A mistyped site should not come up after hours.

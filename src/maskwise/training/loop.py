@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import platform
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -103,6 +104,9 @@ def _open_log(run: _Run) -> Iterator[SummaryWriter | None]:
     if not run.accelerator.is_main_process:
         yield None
         return
+    hook = threading.excepthook
+    # The thread that writes the log prints its error, before the error is raised here too.
+    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else hook(args)
     try:
         with SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1) as log:
             yield log
@@ -113,6 +117,8 @@ def _open_log(run: _Run) -> Iterator[SummaryWriter | None]:
             f"{run.folder}: the log cannot be written ({error.strerror}); make room, then start the run again: it goes"
             " on from its last checkpoint"
         ) from error
+    finally:
+        threading.excepthook = hook
 
 
 @dataclass

@@ -71,19 +71,16 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def refuse_several(what: str) -> None:
+def refuse_several() -> None:
     """Refuse to go on as one of several processes.
-
-    Args:
-        what: the command, as the message calls it.
 
     Raises:
         SettingsError: there are several.
     """
     if world_size() > 1:
         raise SettingsError(
-            f"{what} runs in one process and was started in {world_size()} (WORLD_SIZE); start it without torchrun or"
-            " accelerate launch"
+            f"this command runs in one process and was started in {world_size()} (WORLD_SIZE); start it without torchrun"
+            " or accelerate launch"
         )
 
 
