@@ -102,7 +102,7 @@ def answers_on(
         batch_size=1 if settings.view.kind == "whole" else max(settings.schedule.batch_size // processes, 1),
     )
     network.eval()
-    logits, targets, numbers = [torch.empty(0, len(split.categories))], [torch.empty(0).long()], [torch.empty(0).long()]
+    logits, targets, numbers = [], [], []
     skipped: list[Skipped] = []
     device = accelerator.device if accelerator else torch.device("cpu")
     with torch.no_grad(), accelerator.autocast() if accelerator else nullcontext():
@@ -112,6 +112,9 @@ def answers_on(
                 logits.append(network(batch.images.to(device), batch.masks.to(device)).float().cpu())
                 targets.append(batch.targets)
                 numbers.append(batch.numbers)
+    if not logits:
+        none = torch.empty(0, dtype=torch.int64)
+        return Answers(torch.empty(0, len(split.categories)), none, none, tuple(skipped))
     return Answers(torch.cat(logits), torch.cat(targets), torch.cat(numbers), tuple(skipped))
 
 

@@ -79,8 +79,8 @@ def refuse_several() -> None:
     """
     if world_size() > 1:
         raise SettingsError(
-            f"this command runs in one process and was started in {world_size()} (WORLD_SIZE); start it without torchrun"
-            " or accelerate launch"
+            f"this command runs in one process and was started in {world_size()} (WORLD_SIZE); start it without"
+            " torchrun or accelerate launch"
         )
 
 
