@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 
 from maskwise.files import write_json
 from maskwise.regions import LabelledRegion
+from maskwise.training.batches import collate
 from maskwise.training.builder import build_network
-from maskwise.training.data import PlainRegions, Split, collate, read_data
+from maskwise.training.data import PlainRegions, Split, read_data
 from maskwise.training.settings import TrainSettings, read_recipe
 from maskwise.views import ViewSettings
 

@@ -17,6 +17,7 @@ from maskwise.training import loop, watch
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint
 from maskwise.training.data import read_data
+from maskwise.training.holdout import holdout_answers
 from maskwise.training.loop import loss_of, make_optimiser, network_of, rate_factor, set_mode, train
 from maskwise.training.settings import (
     AugmentSettings,
@@ -203,7 +204,7 @@ def test_logged_numbers_are_those_of_the_step(objects, tmp_path, monkeypatch):
 def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, monkeypatch):
     """A step takes 0.5 s, later 0.25; looking at the held-out regions and saving take a hundred."""
     now, logged = [0.0], {}
-    step, logits, save = loop._step, loop.holdout_logits, Checkpoint.save
+    step, logits, save = loop._step, loop._holdout_logits, Checkpoint.save
 
     def takes(seconds, call):
         def slow(*args):
@@ -214,7 +215,7 @@ def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, 
 
     monkeypatch.setattr(watch.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(loop, "_step", takes(lambda run, _batch: 0.5 if run.step < 2 else 0.25, step))
-    monkeypatch.setattr(loop, "holdout_logits", takes(lambda *_: 100, logits))
+    monkeypatch.setattr(loop, "_holdout_logits", takes(lambda *_: 100, logits))
     monkeypatch.setattr(Checkpoint, "save", takes(lambda *_: 100, save))
     monkeypatch.setattr(
         loop.SummaryWriter, "add_scalar", lambda _log, name, value, number: logged.update({(name, number): value})
@@ -250,7 +251,8 @@ def test_held_out_regions_are_counted_and_the_worst_drawn_at_each_validation(obj
     final = load_checkpoint(train(run, tmp_path))
     log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     split = read_data(run.data)
-    logits, targets = loop.logits_of(network_of(final), split.holdout, split, run)
+    answers = holdout_answers(network_of(final), split, run)
+    logits, targets = answers.logits, answers.targets
     for name, value in holdout_scalars(logits, targets, split.names).items():
         assert [event.step for event in log.Scalars(name)] == [3, 6]
         assert log.Scalars(name)[-1].value == pytest.approx(value, rel=1e-4)

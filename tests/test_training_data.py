@@ -10,12 +10,13 @@ from PIL import Image
 from maskwise.errors import AnnotationError, MaskError, SettingsError
 from maskwise.images import load_image
 from maskwise.regions import Category
+from maskwise.training.batches import Sample, collate
 from maskwise.training.data import (
     Draw,
     Draws,
     PlainRegions,
     TrainingRegions,
-    collate,
+    batch_shape,
     read_data,
     read_source,
 )
@@ -220,7 +221,7 @@ def test_target_is_the_class_of_the_region(coco_folder):
     split = read_data(data(coco_folder, holdout=0.0))
     plain = PlainRegions(split.train, ViewSettings(size=32), split.categories)
     for number, region in enumerate(split.train):
-        pixels, coverage, target, its_number = plain[number]
+        pixels, coverage, target, its_number, _ = plain[number]
         assert its_number == number
         assert split.categories[target].name == region.name
         red, _, blue = pixels[coverage == 255].mean(axis=0)
@@ -262,7 +263,7 @@ def test_crop_of_the_very_size_of_the_view_varies_all_the_same(coco_folder):
 # Batches.
 
 
-@pytest.mark.parametrize("window", [WindowSettings(), WindowSettings(enabled=True, min_side=300, max_side=700)])
+@pytest.mark.parametrize("window", [WindowSettings(), WindowSettings(enabled=True, min_side=200, max_side=900)])
 def test_shares_of_several_processes_make_up_the_batch(window):
     schedule = ScheduleSettings(steps=12, batch_size=7)
     settings = TrainSettings(schedule=schedule, window=window)
@@ -270,10 +271,19 @@ def test_shares_of_several_processes_make_up_the_batch(window):
     shares = [list(Draws(settings, 0, process, 3)) for process in range(3)]
     for step, batch in enumerate(whole):
         parts = [draw for share in shares for draw in share[step]]
-        if len(batch) >= 3:
-            assert sorted(parts, key=lambda draw: draw.number) == batch
-        else:  # Every process needs something to do.
-            assert len(parts) == 3
+        assert sorted(parts, key=lambda draw: draw.number) == batch
+        assert len(batch) == batch_shape(settings, step)[1]
+
+
+@pytest.mark.parametrize(
+    ("window", "least"),
+    [(WindowSettings(), 5), (WindowSettings(enabled=True, max_side=100, max_pixels=3 * 100 * 100), 3)],
+)
+def test_refuses_more_processes_than_a_batch_has_regions(window, least):
+    settings = TrainSettings(schedule=ScheduleSettings(batch_size=5), window=replace(window, min_side=100))
+    assert all(len(batch) == 1 for batch, _ in zip(Draws(settings, 0, 0, least), range(9), strict=False))
+    with pytest.raises(SettingsError, match=f"may have {least} regions, fewer than the {least + 1} processes"):
+        Draws(settings, 0, 0, least + 1)
 
 
 def test_draws_go_on_where_a_run_was_left():
@@ -289,7 +299,9 @@ def test_no_sample_is_drawn_twice():
 
 def test_batch_stacks_its_samples(rng):
     samples = [
-        (rng.integers(0, 9, (4, 5, 3), dtype=np.uint8), rng.integers(0, 9, (4, 5), dtype=np.uint8), target, number)
+        Sample(
+            rng.integers(0, 9, (4, 5, 3), dtype=np.uint8), rng.integers(0, 9, (4, 5), dtype=np.uint8), target, number
+        )
         for target, number in ((2, 8), (0, 5))
     ]
     batch = collate(samples)

@@ -162,28 +162,33 @@ def _check_records(path: Path, content: dict[str, Any], section: str, keys: tupl
         seen.add(record["id"])
 
 
-def image_path(coco: CocoFile, images_dir: str | os.PathLike[str], image_id: int | str) -> Path:
+def image_path(
+    coco: CocoFile, images_dir: str | os.PathLike[str], image_id: int | str, *, required: bool = True
+) -> Path:
     """The file of an image id.
 
     Raises:
-        AnnotationError: there is no such folder, or no such file in it.
+        AnnotationError: there is no such folder, or no such file in it and it is required.
     """
     if not Path(images_dir).is_dir():
         raise AnnotationError(f"{images_dir}: there is no such folder of images")
     path = Path(images_dir) / coco.images[image_id]["file_name"]
-    if not path.is_file():
+    if required and not path.is_file():
         raise AnnotationError(
             f"{coco.path}: image id {image_id} is {path.name}, which is not in the folder {images_dir}"
         )
     return path
 
 
-def regions_from_coco(path: str | os.PathLike[str], images_dir: str | os.PathLike[str]) -> RegionSet:
+def regions_from_coco(
+    path: str | os.PathLike[str], images_dir: str | os.PathLike[str], *, images_required: bool = True
+) -> RegionSet:
     """The labelled regions of a COCO instances file, crowds included and marked, images in the file's order.
 
     Args:
         path: the JSON file.
         images_dir: the folder that its `file_name`s are relative to.
+        images_required: refuse an image id without a file; else that is found when the image is read.
 
     Raises:
         AnnotationError: see `read_coco`; also an image id without a file.
@@ -197,7 +202,7 @@ def regions_from_coco(path: str | os.PathLike[str], images_dir: str | os.PathLik
     for image_id, records in by_image.items():
         if not records:
             continue
-        file = image_path(coco, images_dir, image_id)
+        file = image_path(coco, images_dir, image_id, required=images_required)
         image = coco.images[image_id]
         image_hw = (image["height"], image["width"]) if {"height", "width"} <= image.keys() else image_size(file)
         for annotation in records:

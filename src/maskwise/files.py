@@ -21,7 +21,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     flushed to disk before the rename, and is removed if the block raises.
 
     Raises:
-        InputError: the folder of `path` does not exist or cannot be written to.
+        InputError: the folder of `path` does not exist or cannot be written to, or the block raises an OSError, as
+            where the disk is full; what stood at `path` is still there.
     """
     path = Path(path)
     try:
@@ -38,8 +39,20 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); nothing there was changed: make room, or give"
+            " another place"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove the temporary files of `whole_file` that processes killed while they wrote `path` have left."""
+    path = Path(path)
+    for leftover in path.parent.glob(f".{path.stem}-????????{path.suffix}"):
+        leftover.unlink(missing_ok=True)
 
 
 def _umask() -> int:

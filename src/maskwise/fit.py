@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from tqdm import tqdm
 
 from maskwise import __version__
-from maskwise.errors import AnnotationError
+from maskwise.errors import AnnotationError, ImageError
 from maskwise.heads import Kind, Trial, choose_head
 from maskwise.modelfile import ModelInfo, embedded_model, write_with_head
 from maskwise.predictor import Predictor
@@ -104,7 +104,11 @@ def fit(
 
 
 def embed_regions(
-    predictor: Predictor, regions: Sequence[LabelledRegion], *, what: str = "embed"
+    predictor: Predictor,
+    regions: Sequence[LabelledRegion],
+    *,
+    what: str = "embed",
+    unreadable: list[ImageError] | None = None,
 ) -> Float32[np.ndarray, "regions features"]:
     """What a model makes of regions on disk, in their order; every image is read once.
 
@@ -112,16 +116,18 @@ def embed_regions(
         predictor: the model.
         regions: at least one.
         what: how the progress bar calls it.
+        unreadable: gets the errors of images that cannot be used; the rows of their regions are then not numbers.
 
     Raises:
         ImageError, MaskError: see `read_by_image`.
     """
     rows: dict[int, np.ndarray] = {}
     with tqdm(total=len(regions), desc=what, unit=" regions", mininterval=2, disable=None) as progress:
-        for numbers, image, masks in read_by_image(regions):
+        for numbers, image, masks in read_by_image(regions, unreadable=unreadable):
             rows.update(zip(numbers, predictor.embed(image, masks), strict=True))
             progress.update(len(numbers))
-    return np.stack([rows[number] for number in range(len(regions))])
+    unknown = np.full_like(next(iter(rows.values()), np.zeros(1, dtype=np.float32)), np.nan)
+    return np.stack([rows.get(number, unknown) for number in range(len(regions))])
 
 
 def spread_over_images(regions: RegionSet, per_class: int, *, seed: int = 0) -> RegionSet:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from maskwise.errors import AnnotationError, naming_mask
+from maskwise.errors import AnnotationError, ImageError, naming_mask
 from maskwise.images import Pixels, load_image
 from maskwise.masks import Mask, check_size
 
@@ -95,16 +95,28 @@ class RegionSet:
                 raise AnnotationError(f"cannot {verb} class {name!r}: the classes here are {', '.join(known)}")
 
 
-def read_by_image(regions: Sequence[LabelledRegion]) -> Iterator[tuple[list[int], Pixels, list[Mask]]]:
+def read_by_image(
+    regions: Sequence[LabelledRegion], *, unreadable: list[ImageError] | None = None
+) -> Iterator[tuple[list[int], Pixels, list[Mask]]]:
     """Each image once, in order of first mention, with the numbers of its regions in the sequence and their masks.
 
+    Args:
+        regions: the regions.
+        unreadable: gets the errors of images that cannot be used, whose regions are then left out.
+
     Raises:
-        ImageError: an image cannot be used.
+        ImageError: an image cannot be used, and `unreadable` is left out.
         MaskError: a mask cannot be used or has another size than its image; the message names the region.
     """
     of_image: dict[Path, list[int]] = {}
     for number, region in enumerate(regions):
         of_image.setdefault(region.image_path, []).append(number)
     for path, numbers in of_image.items():
-        image = load_image(path)
+        try:
+            image = load_image(path)
+        except ImageError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(error)
+            continue
         yield numbers, image, [regions[number].mask_of(image.shape[:2]) for number in numbers]

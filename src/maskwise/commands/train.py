@@ -17,7 +17,8 @@ class Command:
     """Train a model on COCO files and label maps.
 
     A recipe (TOML) gives the settings, flags override it. The run folder gets checkpoints, a TensorBoard log, run.json
-    and model.onnx; started again on the same folder, a run goes on from its last checkpoint.
+    and model.onnx; started again on the same folder, a run goes on from its last checkpoint. Several GPUs or machines:
+    start it with torchrun or accelerate launch (docs/training.md).
 
     Look at the data first: --dry-run trains nothing and draws what the network would get.
 
@@ -25,6 +26,7 @@ class Command:
       maskwise train recipes/resnet50.toml -o runs/resnet50 --dry-run
       maskwise train recipes/resnet50.toml -o runs/resnet50
       maskwise train recipes/resnet50.toml -o runs/short --schedule.steps 100
+      torchrun --nproc-per-node 8 -m maskwise train recipes/resnet50.toml -o runs/resnet50
     """
 
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/model")
@@ -42,9 +44,12 @@ class Command:
         try:
             from maskwise.training.export import export_model
             from maskwise.training.loop import train
+            from maskwise.training.processes import is_main
         except ModuleNotFoundError as error:
             raise needs_train(error) from error
         final = train(self.settings, self.output)
+        if not is_main():
+            return
         report = export_model(final, self.output / "model.onnx", self.settings.run.export)
         print(
             f"{self.output / 'model.onnx'}: {report.megabytes} MB, {report.storage};"

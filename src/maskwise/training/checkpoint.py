@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from maskwise import files
 from maskwise.errors import ModelError
 from maskwise.files import whole_file
 from maskwise.regions import Category
@@ -50,7 +51,11 @@ class Checkpoint:
         return self.part("average") or self.part("model")
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all.
+
+        Raises:
+            InputError: it cannot be written, as where the disk is full; a file that was there before still is.
+        """
         about = {
             "format": FORMAT,
             "settings": settings_to_dict(self.settings),
@@ -60,8 +65,27 @@ class Checkpoint:
             "record": self.record,
         }
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
-        with whole_file(path) as temporary:
-            save_file(tensors, temporary, metadata={"maskwise": json.dumps(about)})
+        write_tensors(path, tensors, {"maskwise": json.dumps(about)})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Raises:
+        InputError: it cannot be written, as where the disk is full.
+    """
+    with whole_file(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # How it tells what would be an OSError elsewhere.
+            raise OSError(str(error)) from error
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes killed while they wrote a file of tensors have left beside it."""
+    files.remove_leftovers(path)
+    for leftover in path.parent.glob(".tmp??????"):  # safetensors writes to a temporary file of its own first.
+        leftover.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -28,6 +28,7 @@ from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import read_source
 from maskwise.training.export import export_model
 from maskwise.training.loop import network_of, probe_size, train
+from maskwise.training.processes import refuse_several
 from maskwise.training.settings import (
     SourceSettings,
     TrainSettings,
@@ -137,10 +138,12 @@ def compare(path: Path, folder: Path) -> list[Row]:
         folder: gets `comparison.json`, `comparison.md`, `comparison.png` and a folder per run; made if missing.
 
     Raises:
-        SettingsError: see `read_comparison`; a run's settings do not fit; or the folder has figures of others.
+        SettingsError: see `read_comparison`; a run's settings do not fit; the folder has figures of others; or there
+            are several processes.
         AnnotationError, ImageError, MaskError, ModelError: as in training and evaluation.
         InputError: the folder cannot be made.
     """
+    refuse_several()
     settings, runs = read_comparison(path)
     make_folder(folder)
     for run in runs.values():  # A mistyped site should not come up after hours.

@@ -1,34 +1,39 @@
 """Training data: regions of several sources as one, and samples drawn from them.
 
 A sample depends on the seed and its number alone, not on what was drawn before. So a resumed run sees what the
-unbroken run would have seen, whatever the number of worker processes.
+unbroken run would have seen, whatever the number of worker processes. An image that cannot be read is skipped: another
+region is drawn for its sample, by the same rule, and the sample says so.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from maskwise.coco import regions_from_coco
-from maskwise.errors import MaskError, SettingsError
+from maskwise.errors import ImageError, InputError, MaskError, SettingsError
 from maskwise.images import Pixels, load_image
 from maskwise.labelmaps import regions_from_label_maps
 from maskwise.masks import Mask, check_size
 from maskwise.regions import Category, LabelledRegion, RegionSet
 from maskwise.training.augment import jitter_colours, jitter_crop, jitter_flip, sloppy_mask, window_batch, window_view
+from maskwise.training.batches import Sample, Skipped
 from maskwise.training.settings import DataSettings, SourceSettings, TrainSettings, expand
 from maskwise.views import ViewSettings
+
+TRIES = 32
+"""Draws for one sample, all of them of images that cannot be read, after which a run is given up."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,18 @@ class Split:
         """The classes' names, in the order of the logits."""
         return tuple(category.name for category in self.categories)
 
+    def digest(self) -> str:
+        """Changes with the classes and with the regions' numbers, names and images, not with where the folders lie."""
+        digest = hashlib.sha256(repr(self.names).encode())
+        for region in (*self.train, *self.holdout):
+            digest.update(repr((region.image_path.name, region.region_id, region.name)).encode())
+        return digest.hexdigest()[:16]
+
+    def holding(self, numbers: Sequence[int]) -> Split:
+        """The same with some of its held-out regions, those of the given numbers, in that order."""
+        holdout = tuple(self.holdout[number] for number in numbers)
+        return replace(self, holdout=holdout, calibrates=tuple(self.calibrates[number] for number in numbers))
+
     def calibration_weights(self, class_power: float) -> Float[Tensor, " holdout"]:
         """What each held-out region counts for when the temperature is set.
 
@@ -72,8 +89,13 @@ class Split:
         )
 
 
-def read_source(source: SourceSettings, root: Path) -> RegionSet:
+def read_source(source: SourceSettings, root: Path, *, images_required: bool = True) -> RegionSet:
     """The regions of one source, crowds left out, classes ignored and renamed as it says.
+
+    Args:
+        source: the source.
+        root: folder that it is relative to.
+        images_required: refuse a COCO file that names an image which is not there.
 
     Raises:
         SettingsError: neither or both of annotations and label_maps.
@@ -82,7 +104,7 @@ def read_source(source: SourceSettings, root: Path) -> RegionSet:
     if bool(source.annotations) == bool(source.label_maps):
         raise SettingsError(f"source {source.images}: give either annotations or label_maps with classes_file")
     if source.annotations:
-        regions = regions_from_coco(root / source.annotations, root / source.images)
+        regions = regions_from_coco(root / source.annotations, root / source.images, images_required=images_required)
     else:
         regions = regions_from_label_maps(
             root / source.label_maps, root / source.images, root / source.classes_file, min_area=source.min_area
@@ -103,7 +125,7 @@ def read_data(settings: DataSettings) -> Split:
     if not any(source.calibrate for source in settings.sources):
         raise SettingsError("no source has calibrate = true, so nothing would set the temperature; let one of them")
     root = Path(expand(settings.data_root))
-    sets = [read_source(source, root) for source in settings.sources]
+    sets = [read_source(source, root, images_required=False) for source in settings.sources]
     train, holdout, calibrates = [], [], []
     for source, regions in zip(settings.sources, sets, strict=True):
         for region in regions.regions:
@@ -141,10 +163,40 @@ class Draw:
     window_hw: tuple[int, int] | None = None
 
 
+def batch_shape(settings: TrainSettings, step: int) -> tuple[tuple[int, int] | None, int]:
+    """Window size (none: each region's own view) and number of regions of a step's batch, over all processes."""
+    window, schedule = settings.window, settings.schedule
+    if not window.enabled:
+        return None, schedule.batch_size
+    return window_batch(window, schedule.batch_size, np.random.default_rng((schedule.seed, 1, step)))
+
+
 class Draws(Sampler[list[Draw]]):
-    """Batches of sample numbers from one step on; of several processes, each takes its share of every batch."""
+    """Batches of sample numbers from one step on; of several processes, each takes its share of every batch.
+
+    A batch is the same, whatever the number of processes: its samples are dealt out to them like cards.
+    """
 
     def __init__(self, settings: TrainSettings, first_step: int, process: int = 0, processes: int = 1) -> None:
+        """Deal out a run's samples.
+
+        Args:
+            settings: of the run.
+            first_step: steps before it are done.
+            process: whose share it is, from 0.
+            processes: how many there are.
+
+        Raises:
+            SettingsError: a batch may have too few regions for each process to get one.
+        """
+        window, least = settings.window, settings.schedule.batch_size
+        if window.enabled:
+            least = min(least, max(window.max_pixels // window.max_side**2, 1))
+        if least < processes:
+            raise SettingsError(
+                f"a batch may have {least} regions, fewer than the {processes} processes; start fewer, or raise"
+                f" schedule.batch_size{' and window.max_pixels' if window.enabled else ''}"
+            )
         self.settings = settings
         self.first_step = first_step
         self.process = process
@@ -154,47 +206,11 @@ class Draws(Sampler[list[Draw]]):
         return self.settings.schedule.steps - self.first_step
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        window, schedule = self.settings.window, self.settings.schedule
+        schedule = self.settings.schedule
         for step in range(self.first_step, schedule.steps):
-            size_hw, count = None, schedule.batch_size
-            if window.enabled:
-                size_hw, count = window_batch(window, count, np.random.default_rng((schedule.seed, 1, step)))
-            yield [
-                Draw(step * schedule.batch_size + i, size_hw)
-                for i in range(self.process, max(count, self.processes), self.processes)
-            ]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Views of several regions, as `RegionClassifier` takes them.
-
-    Attributes:
-        images: RGB.
-        masks: how much of each pixel the region covers.
-        targets: class indices.
-        numbers: of the regions, in the tuple that they are from.
-    """
-
-    images: UInt8[Tensor, "n h w 3"]
-    masks: UInt8[Tensor, "n h w"]
-    targets: Int64[Tensor, " n"]
-    numbers: Int64[Tensor, " n"]
-
-
-Sample = tuple[np.ndarray, np.ndarray, int, int]
-"""Pixels, coverage, class index, number of the region."""
-
-
-def collate(samples: list[Sample]) -> Batch:
-    """Samples to one batch."""
-    images, masks, targets, numbers = zip(*samples, strict=True)
-    return Batch(
-        torch.from_numpy(np.stack(images)),
-        torch.from_numpy(np.stack(masks)),
-        torch.tensor(targets),
-        torch.tensor(numbers),
-    )
+            size_hw, count = batch_shape(self.settings, step)
+            first = step * schedule.batch_size
+            yield [Draw(first + i, size_hw) for i in range(self.process, count, self.processes)]
 
 
 @lru_cache(maxsize=16)
@@ -246,9 +262,29 @@ class TrainingRegions(Dataset):
         return group[rng.integers(len(group))]
 
     def __getitem__(self, draw: Draw) -> Sample:
-        rng = np.random.default_rng((self.settings.schedule.seed, 0, draw.number))
-        number = self.draw(rng)
-        region = self.regions[number]
+        """A sample; where images cannot be read, of the first region drawn for it whose image can.
+
+        Raises:
+            InputError: none of `TRIES` can.
+            AnnotationError, MaskError: a mask cannot be made, or is of another size than its image.
+        """
+        skipped: list[Skipped] = []
+        for attempt in range(TRIES):
+            key = (self.settings.schedule.seed, 0, draw.number, attempt)
+            rng = np.random.default_rng(key if attempt else key[:3])
+            number = self.draw(rng)
+            try:
+                pixels, coverage = self._render(self.regions[number], draw, rng)
+            except ImageError as error:
+                skipped.append(Skipped(str(self.regions[number].image_path), str(error)))
+                continue
+            return Sample(pixels, coverage, self.index[self.regions[number].name], number, tuple(skipped))
+        raise InputError(
+            f"most images cannot be read: {TRIES} in a row, the last of them: {skipped[-1].why}; mend the data, then"
+            " start the run again"
+        )
+
+    def _render(self, region: LabelledRegion, draw: Draw, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         augment = self.settings.augment
         mask = sloppy_mask(region.read_mask(), augment, rng)
         if draw.window_hw is not None:
@@ -258,7 +294,7 @@ class TrainingRegions(Dataset):
         else:
             view = self.settings.view.view(mask)
         pixels, coverage = jitter_flip(view, augment, rng).render(image_of(region, mask), mask)
-        return jitter_colours(pixels, augment, rng), coverage, self.index[region.name], number
+        return jitter_colours(pixels, augment, rng), coverage
 
 
 class PlainRegions(Dataset):
@@ -274,8 +310,17 @@ class PlainRegions(Dataset):
     def __len__(self) -> int:
         return len(self.regions)
 
-    def __getitem__(self, number: int) -> Sample:
+    def __getitem__(self, number: int) -> Sample | Skipped:
+        """A region by number; in its place, where its image cannot be read, what is wrong with it.
+
+        Raises:
+            AnnotationError, MaskError: its mask cannot be made, or is of another size than its image.
+        """
         region = self.regions[number]
         mask = region.read_mask()
-        pixels, coverage = self.view.view(mask).render(image_of(region, mask), mask)
-        return pixels, coverage, self.index[region.name], number
+        try:
+            image = image_of(region, mask)
+        except ImageError as error:
+            return Skipped(str(region.image_path), str(error))
+        pixels, coverage = self.view.view(mask).render(image, mask)
+        return Sample(pixels, coverage, self.index[region.name], number)

@@ -20,9 +20,11 @@ from maskwise.calibration import fit_temperature
 from maskwise.errors import ModelError
 from maskwise.files import whole_file
 from maskwise.modelfile import INPUTS, OUTPUTS, ModelInfo
+from maskwise.training.batches import Sample
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint
 from maskwise.training.data import PlainRegions, Split, read_data
-from maskwise.training.loop import logits_of, network_of, probe_size
+from maskwise.training.holdout import Answers, holdout_answers
+from maskwise.training.loop import network_of, probe_size
 from maskwise.training.network import RegionClassifier
 
 Storage = Literal["int8", "fp16", "fp32", "auto"]
@@ -187,15 +189,12 @@ def _store(
         raise ModelError("int8 is calibrated and judged on regions, and this run held none out; choose fp16 or fp32")
     small = plain.with_name("int8.onnx")
     quantise(plain, small, split, checkpoint)
-    targets, logits = None, {}
-    for name, path in (("fp16", halves), ("int8", small)):
-        logits[name], targets = graph_logits(path, split, checkpoint)
-    accuracies = {
-        name: round(float((values.argmax(1) == targets).float().mean()), 4) for name, values in logits.items()
-    }
+    answers = {name: graph_answers(path, split, checkpoint) for name, path in (("fp16", halves), ("int8", small))}
+    accuracies = {name: round(found.accuracy, 4) for name, found in answers.items()}
     chosen = "int8" if storage == "int8" or accuracies["fp16"] - accuracies["int8"] < INT8_COST else "fp16"
-    weights = split.calibration_weights(checkpoint.settings.data.class_power)
-    temperature = fit_temperature(logits[chosen].numpy(), targets.numpy(), weights.numpy())
+    found = answers[chosen]
+    weights = split.holding(found.numbers.tolist()).calibration_weights(checkpoint.settings.data.class_power)
+    temperature = fit_temperature(found.logits.numpy(), found.targets.numpy(), weights.numpy())
     return {"fp16": halves, "int8": small}[chosen], chosen, temperature, accuracies
 
 
@@ -227,8 +226,9 @@ class _Views:
     @staticmethod
     def _read(regions: PlainRegions) -> Iterator[dict[str, np.ndarray]]:
         for number in range(len(regions)):
-            pixels, coverage, *_ = regions[number]
-            yield dict(zip(INPUTS, (pixels[None], coverage[None]), strict=True))
+            sample = regions[number]
+            if isinstance(sample, Sample):  # Else its image cannot be read.
+                yield dict(zip(INPUTS, (sample.pixels[None], sample.coverage[None]), strict=True))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._feeds, None)
@@ -270,8 +270,8 @@ def _kept_in_float(path: Path) -> list[str]:
     return kept
 
 
-def graph_logits(path: Path, split: Split, checkpoint: Checkpoint) -> tuple[Tensor, Tensor]:
-    """Logits and class indices of the held-out regions under a graph."""
+def graph_answers(path: Path, split: Split, checkpoint: Checkpoint) -> Answers:
+    """Answers of a graph on the held-out regions."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     class Graph(nn.Module):
@@ -279,4 +279,4 @@ def graph_logits(path: Path, split: Split, checkpoint: Checkpoint) -> tuple[Tens
             feed = dict(zip(INPUTS, (images.numpy(), masks.numpy()), strict=True))
             return torch.from_numpy(session.run(["logits"], feed)[0])
 
-    return logits_of(Graph(), split.holdout, split, checkpoint.settings)
+    return holdout_answers(Graph(), split, checkpoint.settings)

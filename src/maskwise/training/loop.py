@@ -2,45 +2,63 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import platform
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import accelerate
-import cv2
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from maskwise import __version__
 from maskwise.calibration import fit_temperature
-from maskwise.errors import SettingsError
+from maskwise.errors import InputError, SettingsError
 from maskwise.files import make_folder, write_json
-from maskwise.regions import LabelledRegion
+from maskwise.training.batches import Batch, read_batches
 from maskwise.training.builder import build_network
-from maskwise.training.checkpoint import Checkpoint, load_checkpoint, optimiser_tensors, restore_optimiser
-from maskwise.training.data import Batch, Draws, PlainRegions, Split, TrainingRegions, collate, read_data
+from maskwise.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    optimiser_tensors,
+    remove_leftovers,
+    restore_optimiser,
+)
+from maskwise.training.data import Draws, Split, TrainingRegions, batch_shape, read_data
+from maskwise.training.holdout import accuracy, holdout_answers
 from maskwise.training.network import RegionClassifier
+from maskwise.training.processes import (
+    Together,
+    check_same,
+    idle_parameters,
+    main_process_first,
+    make_accelerator,
+    mean_over_processes,
+    others_may_end,
+)
 from maskwise.training.settings import NetworkSettings, ScheduleSettings, TrainSettings, expand, settings_to_dict
+from maskwise.training.skipped import SkippedImages
 from maskwise.training.teacher import distance_to_teacher, teacher_embeddings
 from maskwise.training.watch import Throughput, hard_examples, holdout_scalars
 
 CHECKPOINT = "checkpoint.safetensors"
 FINAL = "final.safetensors"
 TEACHER = "teacher.safetensors"
+RECORD = "run.json"
 
 
 def train(settings: TrainSettings, folder: Path) -> Path:
-    """Train, or go on with, a run.
+    """Train, or go on with, a run; of several processes all must call, and the main one alone writes.
 
     Args:
         settings: of the whole run.
@@ -51,27 +69,58 @@ def train(settings: TrainSettings, folder: Path) -> Path:
 
     Raises:
         SettingsError: settings that do not fit each other, the data, or the run already in the folder.
-        InputError: the folder cannot be made.
-        AnnotationError, ImageError, MaskError: data that cannot be used.
+        InputError: the folder cannot be made, a file in it cannot be written, or most images cannot be read. The last
+            checkpoint is whole, and the run goes on from it when started again.
+        AnnotationError, MaskError: data that cannot be used.
         ModelError: weights that cannot be had or do not fit.
+        MaskwiseError: another process of the run has ended.
     """
     split = read_data(settings.data)
-    accelerator = accelerate.Accelerator(
-        mixed_precision="bf16" if _computes_in_bf16(settings.schedule.precision) else "no",
-        cpu=settings.run.device == "cpu",
-    )
+    accelerator = make_accelerator(settings.run.device, bf16=_computes_in_bf16(settings.schedule.precision))
     make_folder(folder)
-    run = _start(settings, split, folder, accelerator)
-    with SummaryWriter(str(folder / "tensorboard"), purge_step=run.step) as log:
-        _steps(run, log)
-    final = _finish(run)
+    if accelerator.is_main_process:
+        for name in (CHECKPOINT, FINAL, TEACHER):
+            remove_leftovers(folder / name)
+    with others_may_end(accelerator):
+        run = _start(settings, split, folder, accelerator)
+        with _open_log(run) as log:
+            _steps(run, log)
+        final = _finish(run)
     if accelerator.is_main_process:
         final.save(folder / FINAL)
         write_json(
-            folder / "run.json",
+            folder / RECORD,
             {"settings": settings_to_dict(settings), "temperature": final.temperature, **final.record},
         )
+    accelerator.end_training()
     return folder / FINAL
+
+
+@contextmanager
+def _open_log(run: _Run) -> Iterator[SummaryWriter | None]:
+    """The TensorBoard log, of the main process; points of steps that a killed run did after its checkpoint are hidden.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    if not run.accelerator.is_main_process:
+        yield None
+        return
+    hook = threading.excepthook
+    # The thread that writes the log prints its error, before the error is raised here too.
+    threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else hook(args)
+    try:
+        with SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1) as log:
+            yield log
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+            raise
+        raise InputError(
+            f"{run.folder}: the log cannot be written ({error.strerror}); make room, then start the run again: it goes"
+            " on from its last checkpoint"
+        ) from error
+    finally:
+        threading.excepthook = hook
 
 
 @dataclass
@@ -82,16 +131,17 @@ class _Run:
     split: Split
     folder: Path
     accelerator: accelerate.Accelerator
-    network: nn.Module
+    bare: RegionClassifier
     average: AveragedModel | None
     optimiser: torch.optim.Optimizer
     teacher: Tensor | None
+    frozen: tuple[str, ...]
     step: int = 0
     record: dict[str, Any] = field(default_factory=dict)
+    skipped: SkippedImages = field(default_factory=SkippedImages)
 
-    @property
-    def bare(self) -> RegionClassifier:
-        return self.accelerator.unwrap_model(self.network)
+    def __post_init__(self) -> None:
+        self.network = Together(self.bare, self.accelerator)
 
     @property
     def best(self) -> RegionClassifier:
@@ -109,10 +159,13 @@ class _Run:
 
 def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: accelerate.Accelerator) -> _Run:
     torch.manual_seed(settings.schedule.seed)
-    weights = "random" if (folder / CHECKPOINT).is_file() else settings.weights
+    kept = load_checkpoint(folder / CHECKPOINT) if (folder / CHECKPOINT).is_file() else None
+    if accelerator.num_processes > 1:
+        check_same({"steps done": kept.step if kept else 0, "settings": settings.digest(), "regions": split.digest()})
+    weights = "random" if kept else settings.weights
     teacher = None
     if settings.teacher.model:
-        with accelerator.main_process_first():  # The others read what the first has kept.
+        with main_process_first(accelerator):  # The others read what the first has kept.
             teacher = teacher_embeddings(Path(expand(settings.teacher.model)), split.train, folder / TEACHER)
     network = build_network(
         settings.network,
@@ -123,11 +176,11 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
     ).to(memory_format=torch.channels_last)
     check_frozen(network, settings)
     optimiser = make_optimiser(network, settings.schedule)
-    network, optimiser = accelerator.prepare(network, optimiser)
-    bare = accelerator.unwrap_model(network)
+    network = network.to(accelerator.device)
+    optimiser = accelerator.prepare_optimizer(optimiser)
     average = None
     if settings.schedule.average:
-        average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(settings.schedule.average), use_buffers=True)
+        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.schedule.average), use_buffers=True)
         average.n_averaged.fill_(1)  # At 0 the first update would copy, in a resumed run at another step.
     record = {
         "maskwise": __version__,
@@ -138,13 +191,17 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
         "classes": len(split.categories),
         "regions_train": len(split.train),
         "regions_holdout": len(split.holdout),
+        "processes": accelerator.num_processes,
     }
     if teacher is not None:
         record["teacher_sha256"] = teacher.sha256
     embeddings = None if teacher is None else teacher.embeddings.to(accelerator.device)
-    run = _Run(settings, split, folder, accelerator, network, average, optimiser, embeddings, record=record)
-    if (folder / CHECKPOINT).is_file():
-        _resume(run, load_checkpoint(folder / CHECKPOINT))
+    frozen = _frozen(network, settings, accelerator)
+    run = _Run(settings, split, folder, accelerator, network, average, optimiser, embeddings, frozen, record=record)
+    if kept:
+        _resume(run, kept)
+    if teacher is not None and accelerator.is_main_process:
+        run.skipped.name(teacher.skipped)
     return run
 
 
@@ -161,6 +218,17 @@ def check_frozen(network: RegionClassifier, settings: TrainSettings) -> None:
         raise SettingsError(
             f"schedule.frozen: trunk {settings.network.trunk} has no {', '.join(map(repr, unknown))}; it has {names}"
         )
+
+
+def _frozen(network: RegionClassifier, settings: TrainSettings, accelerator: accelerate.Accelerator) -> tuple[str, ...]:
+    """Modules and parameters of the trunk that do not learn; several processes must know of those that cannot."""
+    frozen = settings.schedule.frozen
+    if accelerator.num_processes > 1:
+        set_mode(network, head_only=False, frozen=frozen)
+        size = probe_size(settings)
+        blank = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=accelerator.device)
+        frozen += tuple(name.removeprefix("trunk.") for name in idle_parameters(network, blank, blank[..., 0]))
+    return frozen
 
 
 def probe_size(settings: TrainSettings) -> int:
@@ -190,6 +258,7 @@ def _resume(run: _Run, checkpoint: Checkpoint) -> None:
     restore_optimiser(run.optimiser.optimizer, run.bare, checkpoint.part("optimiser"))
     run.step = checkpoint.step
     run.record = checkpoint.record
+    run.skipped = SkippedImages(checkpoint.record.get("skipped_images"))
 
 
 def make_optimiser(network: RegionClassifier, settings: ScheduleSettings) -> torch.optim.Optimizer:
@@ -233,16 +302,10 @@ def loss_of(logits: Tensor, targets: Tensor, settings: ScheduleSettings) -> Tens
     return -torch.log(right + 1e-7).mean() / logits.shape[1]
 
 
-def _steps(run: _Run, log: SummaryWriter) -> None:
+def _steps(run: _Run, log: SummaryWriter | None) -> None:
     settings, schedule = run.settings, run.settings.schedule
     draws = Draws(settings, run.step, run.accelerator.process_index, run.accelerator.num_processes)
-    loader = DataLoader(
-        TrainingRegions(run.split, settings),
-        batch_sampler=draws,
-        collate_fn=collate,
-        prefetch_factor=4 if settings.data.workers else None,
-        **_worker_options(settings),
-    )
+    batches = read_batches(TrainingRegions(run.split, settings), settings.data.workers, batch_sampler=draws)
     started = time.monotonic() - run.record.get("seconds", 0)
     hidden = not run.accelerator.is_main_process
     progress = tqdm(
@@ -255,98 +318,85 @@ def _steps(run: _Run, log: SummaryWriter) -> None:
     )
     speed = Throughput()
     with progress:
-        for batch in loader:
-            loss, accuracy = _step(run, batch)
-            speed.images += len(batch.targets)
+        for batch in batches:
+            run.skipped.count(batch)
+            values = _step(run, batch)
+            speed.images += batch_shape(settings, run.step)[1]
             run.step += 1
             progress.update(schedule.batch_size)
             if run.step % settings.run.log_every == 0 or run.step == schedule.steps:
-                progress.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy.item():.2f}")
-                _log(
-                    run,
-                    log,
-                    {
-                        "train/loss": loss.item(),
-                        "train/accuracy": accuracy.item(),
-                        "speed/images_per_s": _sum_over_processes(run, speed.rate()),
-                    },
-                )
+                means = mean_over_processes(values, run.accelerator)
+                progress.set_postfix(loss=f"{means['train/loss']:.3f}", accuracy=f"{means['train/accuracy']:.2f}")
+                _log(run, log, {**means, "speed/images_per_s": speed.rate()})
             if run.step % settings.run.validate_every == 0 and run.split.holdout:
                 with speed.paused():
-                    progress.write(f"step {run.step}: {_validate(run, log)}")
-            if run.accelerator.is_main_process and (
-                run.step % settings.run.checkpoint_every == 0 or run.step == schedule.steps
-            ):
+                    found = _validate(run, log)
+                    if log is not None:
+                        progress.write(f"step {run.step}: {found}")
+            if run.step % settings.run.checkpoint_every == 0 or run.step == schedule.steps:
                 with speed.paused():
+                    run.record["skipped_images"] = run.skipped.record()
                     run.record["seconds"] = round(time.monotonic() - started)
-                    run.checkpoint().save(run.folder / CHECKPOINT)
+                    if run.accelerator.is_main_process:
+                        run.checkpoint().save(run.folder / CHECKPOINT)
 
 
-def _validate(run: _Run, log: SummaryWriter) -> str:
+def _validate(run: _Run, log: SummaryWriter | None) -> str:
     """Log how the held-out regions are named, and draw the worst; gives the main figures as words."""
-    logits, targets = holdout_logits(run.best, run.split, run.settings, run.accelerator)
+    logits, targets = _holdout_logits(run)
     values = holdout_scalars(logits, targets, run.split.names)
     _log(run, log, values)
-    if run.accelerator.is_main_process:
+    if log is not None:
         picture = hard_examples(logits, targets, run.split, run.settings.view)
         log.add_image("holdout/hard", picture, run.step, dataformats="HWC")
     return "held-out accuracy {holdout/accuracy:.3f}, mean over classes {holdout/accuracy_classes:.3f}".format(**values)
 
 
-def _sum_over_processes(run: _Run, value: float) -> float:
-    total = run.accelerator.reduce(torch.tensor(value, device=run.accelerator.device), reduction="sum")
-    return total.item()
-
-
-def _worker_options(settings: TrainSettings) -> dict[str, Any]:
-    # Not forked: OpenCV's thread pool does not survive a fork, and the first resize in the child then hangs.
-    workers = settings.data.workers
-    return {
-        "num_workers": workers,
-        "worker_init_fn": _one_thread,
-        "multiprocessing_context": "forkserver" if workers else None,
-    }
-
-
-def _one_thread(_worker: int) -> None:
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-
-
-def _log(run: _Run, log: SummaryWriter, values: dict[str, float]) -> None:
-    if run.accelerator.is_main_process:
+def _log(run: _Run, log: SummaryWriter | None, values: dict[str, float]) -> None:
+    if log is not None:
         for group in run.optimiser.param_groups:
             values[f"rate/{group['peak_lr']:g}"] = group["lr"]
         for name, value in values.items():
             log.add_scalar(name, value, run.step)
 
 
-def _step(run: _Run, batch: Batch) -> tuple[Tensor, Tensor]:
-    """One optimiser step; gives the loss and the accuracy on the batch."""
-    schedule, network, device = run.settings.schedule, run.network, run.accelerator.device
-    torch.manual_seed(schedule.seed + run.step)  # Dropout alone draws from it: a resumed run draws the same.
+def _step(run: _Run, batch: Batch) -> dict[str, Tensor]:
+    """One optimiser step; gives what is logged of it, whose mean over the processes is the whole batch's."""
+    schedule, accelerator = run.settings.schedule, run.accelerator
+    device = accelerator.device
+    # Dropout alone draws from it: a resumed run draws the same, and each process its own.
+    torch.manual_seed(schedule.seed + run.step + accelerator.process_index * schedule.steps)
     factor = rate_factor(run.step, schedule)
     for group in run.optimiser.param_groups:
         group["lr"] = group["peak_lr"] * factor
-    set_mode(run.bare, head_only=run.step < schedule.head_steps, frozen=schedule.frozen)
+    set_mode(run.bare, head_only=run.step < schedule.head_steps, frozen=run.frozen)
     images, masks, targets = batch.images.to(device), batch.masks.to(device), batch.targets.to(device)
-    with run.accelerator.autocast():
-        out = network(images, masks)
+    with accelerator.autocast():
+        out = run.network(images, masks)
     logits, told = (out, None) if run.teacher is None else out
-    loss = loss_of(logits.float(), targets, schedule)
+    losses = {"train/loss": loss_of(logits.float(), targets, schedule)}
     if told is not None:
-        right = run.teacher[batch.numbers.to(device)]
-        loss = loss + run.settings.teacher.weight * distance_to_teacher(told.float(), right)
-    run.accelerator.backward(loss)
+        distance = distance_to_teacher(told.float(), run.teacher[batch.numbers.to(device)])
+        taught = run.settings.teacher.weight * distance
+        names = losses["train/loss"]
+        losses = {"train/loss": names + taught, "train/loss_names": names, "train/loss_teacher": taught}
+    # Gradients are averaged over processes, each of which may have more regions of the batch than another.
+    share = len(targets) * accelerator.num_processes / batch_shape(run.settings, run.step)[1]
+    accelerator.backward(losses["train/loss"] * share)
     if schedule.clip:
-        run.accelerator.clip_grad_norm_(network.parameters(), schedule.clip)
+        accelerator.clip_grad_norm_(run.bare.parameters(), schedule.clip)
     run.optimiser.step()
     run.optimiser.zero_grad()
+    _average(run)
+    values = {**losses, "train/accuracy": accuracy(logits, targets)}
+    return {name: value.detach() * share for name, value in values.items()}
+
+
+def _average(run: _Run) -> None:
     if run.average is not None:
         # An average that begins with the random head would carry it along for long.
-        young = run.step < min(100, schedule.steps // 2)
+        young = run.step < min(100, run.settings.schedule.steps // 2)
         run.average.module.load_state_dict(run.bare.state_dict()) if young else run.average.update_parameters(run.bare)
-    return loss.detach(), _accuracy(logits.detach(), targets)
 
 
 def set_mode(network: RegionClassifier, *, head_only: bool, frozen: Sequence[str] = ()) -> None:
@@ -368,53 +418,26 @@ def set_mode(network: RegionClassifier, *, head_only: bool, frozen: Sequence[str
         )
 
 
-def holdout_logits(
-    network: RegionClassifier, split: Split, settings: TrainSettings, accelerator: accelerate.Accelerator
-) -> tuple[Tensor, Tensor]:
-    """Logits (N x classes) and class indices (N) of the held-out regions."""
-    return logits_of(network, split.holdout, split, settings, accelerator)
+def _holdout_logits(run: _Run) -> tuple[Tensor, Tensor]:
+    """Logits (N x classes) and class indices (N) of the run's held-out regions; all processes must call.
 
-
-def logits_of(
-    network: nn.Module,
-    regions: tuple[LabelledRegion, ...],
-    split: Split,
-    settings: TrainSettings,
-    accelerator: accelerate.Accelerator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Logits (N x classes) and class indices (N) of regions seen as prediction sees them.
-
-    Args:
-        network: takes images and masks.
-        regions: the regions.
-        split: says which classes there are.
-        settings: of the run: view and batch size.
-        accelerator: where and how exactly it computes; left out, on the processor in float32.
+    Regions whose images cannot be read are left out of the run's split from here on.
     """
-    loader = DataLoader(
-        PlainRegions(regions, settings.view, split.categories),
-        batch_size=1 if settings.view.kind == "whole" else settings.schedule.batch_size,
-        collate_fn=collate,
-        **_worker_options(settings),
-    )
-    network.eval()
-    logits, targets = [], []
-    device = accelerator.device if accelerator else torch.device("cpu")
-    with torch.no_grad(), accelerator.autocast() if accelerator else nullcontext():
-        for batch in loader:
-            logits.append(network(batch.images.to(device), batch.masks.to(device)).float().cpu())
-            targets.append(batch.targets)
-    return torch.cat(logits), torch.cat(targets)
+    answers = holdout_answers(run.best, run.split, run.settings, run.accelerator)
+    run.skipped.name(answers.skipped)
+    run.split = run.split.holding(answers.numbers.tolist())
+    return answers.logits, answers.targets
 
 
 def _finish(run: _Run) -> Checkpoint:
     """Calibrate and keep only the weights to use."""
     temperature = 1.0
     if run.split.holdout:
-        logits, targets = holdout_logits(run.best, run.split, run.settings, run.accelerator)
+        logits, targets = _holdout_logits(run)
         weights = run.split.calibration_weights(run.settings.data.class_power)
         temperature = fit_temperature(logits.numpy(), targets.numpy(), weights.numpy())
-        run.record["holdout_accuracy"] = round(_accuracy(logits, targets).item(), 4)
+        run.record["holdout_accuracy"] = round(accuracy(logits, targets).item(), 4)
+    run.record["skipped_images"] = run.skipped.record()
     tensors = {f"model.{name}": t for name, t in run.best.state_dict().items() if not name.startswith("teach.")}
     return Checkpoint(run.settings, run.split.categories, run.step, temperature, run.record, tensors)
 
@@ -429,10 +452,6 @@ def network_of(checkpoint: Checkpoint) -> RegionClassifier:
     network = build_network(settings, classes=len(checkpoint.categories), probe_size=probe_size(checkpoint.settings))
     network.load_state_dict({name: t for name, t in checkpoint.weights.items() if not name.startswith("teach.")})
     return network.eval()
-
-
-def _accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    return (logits.argmax(dim=1) == targets).float().mean()
 
 
 def _computes_in_bf16(precision: str) -> bool:

@@ -5,6 +5,7 @@ This module imports no torch, so that `maskwise train --help` answers at once.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tomllib
 from dataclasses import dataclass, field
@@ -138,7 +139,7 @@ class ScheduleSettings:
     steps: int = 3000
     """Optimiser steps."""
     batch_size: int = 32
-    """Regions per step (with windows: at most this many)."""
+    """Regions per step, of all processes together (with windows: at most this many)."""
     head_steps: int = 0
     """First steps in which nothing but the head learns."""
     frozen: tuple[str, ...] = ()
@@ -218,6 +219,10 @@ class TrainSettings:
             )
         if self.network.branch_stride == 2 and self.network.merge == "hard":
             raise SettingsError("merge 'hard' has no convolution and so no branch_stride 2")
+
+    def digest(self) -> str:
+        """Short text that is another for other settings."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
 
 def _exactly(value: Any, kind: type) -> Any:

@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskwise.files import whole_file
+from maskwise.errors import ImageError, InputError
 from maskwise.fit import embed_regions
 from maskwise.predictor import Predictor
 from maskwise.regions import LabelledRegion
+from maskwise.training.batches import Skipped
+from maskwise.training.checkpoint import write_tensors
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,15 @@ class Teacher:
     """What a teacher makes of regions.
 
     Attributes:
-        embeddings: each feature with mean 0 and spread 1 over the regions, rows of length 1.
+        embeddings: each feature with mean 0 and spread 1 over the regions, rows of length 1; of regions whose images
+            could not be read, rows of zeros, which say nothing.
         sha256: of the model file, the regions' outlines and the names of their images.
+        skipped: the images that could not be read.
     """
 
     embeddings: Float[Tensor, "regions features"]
     sha256: str
+    skipped: tuple[Skipped, ...] = ()
 
 
 def teacher_embeddings(model: Path, regions: Sequence[LabelledRegion], cache: Path) -> Teacher:
@@ -52,17 +56,22 @@ def teacher_embeddings(model: Path, regions: Sequence[LabelledRegion], cache: Pa
 
     Raises:
         ModelError: the model file cannot be used.
-        AnnotationError, ImageError, MaskError: a region or its image cannot be read.
+        AnnotationError, MaskError: a region cannot be read.
+        InputError: more than half of the images cannot be read, or the cache cannot be written.
     """
     predictor = Predictor(model)
     key = _key(model, regions)
     embeddings = _cached(cache, key)
     if embeddings is None:
-        embeddings = torch.from_numpy(embed_regions(predictor, regions, what="teacher"))
-        with whole_file(cache) as temporary:
-            save_file({"embeddings": embeddings}, temporary, metadata={"key": key})
-    spread = embeddings.std(dim=0, correction=0).clamp(min=1e-6)
-    return Teacher(F.normalize((embeddings - embeddings.mean(dim=0)) / spread, dim=1), key)
+        embeddings = torch.from_numpy(_embed(predictor, regions))
+        write_tensors(cache, {"embeddings": embeddings}, {"key": key})
+    known = ~embeddings.isnan().any(dim=1)
+    spread = embeddings[known].std(dim=0, correction=0).clamp(min=1e-6)
+    rows = F.normalize((embeddings - embeddings[known].mean(dim=0)) / spread, dim=1).nan_to_num(0)
+    paths = dict.fromkeys(
+        str(region.image_path) for region, is_known in zip(regions, known, strict=True) if not is_known
+    )
+    return Teacher(rows, key, tuple(Skipped(path, f"{path}: could not be read for the teacher") for path in paths))
 
 
 def _key(model: Path, regions: Sequence[LabelledRegion]) -> str:
@@ -84,6 +93,19 @@ def _cached(cache: Path, key: str) -> Tensor | None:
             return file.get_tensor("embeddings") if (file.metadata() or {}).get("key") == key else None
     except SafetensorError:  # Not a file of ours, or a damaged one: it is made anew.
         return None
+
+
+def _embed(predictor: Predictor, regions: Sequence[LabelledRegion]) -> Float[np.ndarray, "regions features"]:
+    """Embeddings; not numbers where the image cannot be read."""
+    unreadable: list[ImageError] = []
+    rows = embed_regions(predictor, regions, what="teacher", unreadable=unreadable)
+    unknown = int(np.isnan(rows).any(axis=1).sum())
+    if 2 * unknown > len(regions):
+        raise InputError(
+            f"most images cannot be read: those of {unknown} in {len(regions)} regions, the last of them:"
+            f" {unreadable[-1]}; mend the data, then start the run again"
+        )
+    return rows
 
 
 def distance_to_teacher(told: Float[Tensor, "n d"], right: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
