@@ -27,7 +27,7 @@ def first_mask(folder, **fields):
         content["annotations"][0] = {key: value for key, value in kept.items() if value is not None}
 
     coco = read_coco(changed(folder, change), labelled=False)
-    return coco.mask(coco.annotations[0], (48, 48))
+    return coco.mask(0, (48, 48))
 
 
 def test_every_annotation_is_a_region_with_its_class_and_file(coco_folder):

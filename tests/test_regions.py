@@ -5,7 +5,7 @@ from PIL import Image
 
 from maskwise import Mask
 from maskwise.errors import AnnotationError
-from maskwise.regions import Category, LabelledRegion, RegionSet, read_by_image
+from maskwise.regions import Category, LabelledRegion, Regions, RegionSet, read_by_image
 
 
 def region(name, image="a.png"):
@@ -14,7 +14,7 @@ def region(name, image="a.png"):
         image_id=image,
         region_id=name,
         name=name,
-        area=1.0,
+        stated_area=1.0,
         crowd=False,
         read_mask=lambda: Mask.from_box((0, 0, 1, 1), (1, 1)),
     )
@@ -22,7 +22,7 @@ def region(name, image="a.png"):
 
 PETS = RegionSet(
     (Category(5, "cat"), Category(2, "dog"), Category(9, "rock")),
-    (region("dog"), region("cat"), region("rock"), region("cat", "b.png")),
+    Regions.of([region("dog"), region("cat"), region("rock"), region("cat", "b.png")]),
 )
 
 
@@ -37,7 +37,8 @@ def test_renaming_keeps_order_and_ids():
 
 
 def test_renaming_nothing_changes_nothing():
-    assert PETS.renamed({}) == PETS
+    assert names(PETS.renamed({})) == names(PETS)
+    assert PETS.renamed({}).categories == PETS.categories
 
 
 def test_two_classes_of_one_new_name_become_one_with_the_firsts_id():

@@ -354,7 +354,7 @@ def holdout_logits(
 
 def logits_of(
     network: nn.Module,
-    regions: tuple[LabelledRegion, ...],
+    regions: Sequence[LabelledRegion],
     split: Split,
     settings: TrainSettings,
     accelerator: accelerate.Accelerator | None = None,
