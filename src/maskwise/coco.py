@@ -126,7 +126,7 @@ class CocoFile:
         expected = value_of(self.index.annotation_id, annotation)
         try:
             outline = msgspec.json.decode(self.record(annotation), type=_Outline)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:
             raise AnnotationError(f"{self.path}: annotation id {expected} cannot be read ({error})") from error
         if outline.id != expected:
             raise AnnotationError(f"{self.path}: has changed since it was opened; start again")
@@ -180,9 +180,10 @@ def _check_labels(coco: CocoFile) -> None:
     if not coco.index.has_categories:
         raise AnnotationError(f"{coco.path}: has no list 'categories'; a COCO file needs it")
     for row in np.flatnonzero(coco.index.category < 0)[:1].tolist():
-        record = msgspec.json.decode(coco.record(row))
+        record = msgspec.json.decode(coco.record(row), type=dict[str, Raw])
+        category_id = msgspec.json.decode(record.get("category_id", b"null"))
         raise AnnotationError(
-            f"{coco.path}: annotation id {record['id']} has category_id {record.get('category_id')},"
+            f"{coco.path}: annotation id {coco.ids(row)[1]} has category_id {category_id},"
             " which is not among 'categories'"
         )
 

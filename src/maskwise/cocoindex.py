@@ -11,7 +11,7 @@ import json
 import mmap
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,8 +112,9 @@ def value_of(column: np.ndarray, row: int) -> Id:
 
 
 def id_column(ids: Sequence[Id]) -> np.ndarray:
-    """Ids as 64-bit integers where all are that, else as JSON."""
-    if all(type(value) is int and -(2**63) <= value < 2**63 for value in ids):
+    """Ids as 64-bit integers where all are that, else as JSON; 3.0, as tables write it, is 3."""
+    ids = [int(value) if isinstance(value, float) and value.is_integer() else value for value in ids]
+    if all(isinstance(value, int) and -(2**63) <= value < 2**63 for value in ids):
         return np.array(ids, dtype=np.int64)
     return np.array([json.dumps(value).encode() for value in ids], dtype=bytes)
 
@@ -202,21 +203,21 @@ def _decoded(path: Path, section: str, raws: Sequence[Raw], kind: type[Record], 
     try:
         for raw in raws:
             records.append(decode(raw))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         where = f"{path}: {section}[{first + len(records)}]"
-        content = _loosely(raws[len(records)])
+        keys = _keys(raws[len(records)])
         for field in msgspec.structs.fields(kind):
-            if field.required and (not isinstance(content, dict) or field.encode_name not in content):
-                raise AnnotationError(f"{where} has no {field.encode_name!r}") from error
+            if field.required and field.name not in keys:
+                raise AnnotationError(f"{where} has no {field.name!r}") from error
         raise AnnotationError(f"{where} is not of COCO's form ({error})") from error
     return records
 
 
-def _loosely(raw: Raw) -> Any:
+def _keys(raw: Raw) -> Collection[str]:
     try:
-        return json.loads(bytes(raw))
-    except json.JSONDecodeError:  # What is wrong with it is being said already.
-        return {}
+        return msgspec.json.decode(raw, type=dict[str, Raw]).keys()
+    except msgspec.ValidationError:  # Not an object.
+        return ()
 
 
 def _rows(ids: Sequence[Id]) -> dict[Id, int]:
@@ -310,7 +311,7 @@ def _kept_index(path: Path) -> CocoIndex | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as columns:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as columns:
             return CocoIndex(**{field.name: columns[field.name] for field in fields(CocoIndex)})
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # Damaged, or not ours: it is made anew.
         return None

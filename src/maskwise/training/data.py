@@ -248,7 +248,7 @@ class TrainingRegions(Dataset):
         return jitter_colours(pixels, augment, rng), coverage, int(self.targets[number]), number
 
 
-def _bounds(rising: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " values+1"]:
+def _bounds(rising: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " bounds"]:
     """Where each run of one value begins, and where the last one ends."""
     return np.append(np.flatnonzero(np.diff(rising, prepend=-1)), len(rising))
 
