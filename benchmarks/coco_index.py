@@ -66,13 +66,17 @@ def tile(source: Path, target: Path, images: int, annotations: int) -> None:
 
     renamed = ({**image, "id": row + 1, "file_name": f"{row + 1:012}.jpg"} for row, image in enumerate(tiled))
     with open(target, "w", encoding="utf-8") as file:
-        file.write(f'{{"categories": {json.dumps(content["categories"])}')
+        file.write(f'{{"categories": {_compact(content["categories"])}')
         for section, records in (("images", renamed), ("annotations", kept())):
             file.write(f', "{section}": [')
             for row, record in enumerate(records):
-                file.write((", " if row else "") + json.dumps(record))
+                file.write(("," if row else "") + _compact(record))
             file.write("]")
         file.write("}")
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def open_with_pycocotools(path: Path) -> tuple[int, Callable[[int], Any]]:
