@@ -29,9 +29,7 @@ HOLDOUT = 0.15
 STEPS = 1500
 
 
-def features(
-    regions: Regions, split: Split, settings: TrainSettings, view: ViewSettings
-) -> tuple[Tensor, Tensor]:
+def features(regions: Regions, split: Split, settings: TrainSettings, view: ViewSettings) -> tuple[Tensor, Tensor]:
     """Mean and mask-weighted mean of the frozen trunk's last features, side by side (N x 2D), and class indices."""
     network = replace(settings.network, pool="both", sites=())
     trunk = build_network(network, classes=len(split.categories), weights=settings.weights).eval()

@@ -134,7 +134,7 @@ def test_operations_are_counted():
         def forward(self, images, masks):
             return self.convolution(images.permute(0, 3, 1, 2).float()) * masks[:, None]
 
-    assert gmac(Network(), 200) == 0.06912  # 3 x 9 x 64 x 200 x 200
+    assert gmac(Network(), (100, 400)) == 0.06912  # 3 x 9 x 64 x 100 x 400
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from maskwise.commands.evaluate import Command
 from maskwise.commands.source import Source
-from maskwise.errors import AnnotationError, InputError
+from maskwise.errors import AnnotationError, InputError, MaskError
 from maskwise.evaluate import evaluate
 from maskwise.labelmaps import regions_from_label_maps
 from maskwise.masks import Mask
@@ -172,7 +172,7 @@ def test_refuses_a_set_of_crowds_alone(tmp_path: Path):
 def test_refuses_a_mask_of_another_size_and_names_it(tmp_path: Path):
     regions = region_set(tmp_path, [[("cat", "cat", 5)]])
     Image.new("RGB", (7, 9)).save(tmp_path / "0.png")
-    with pytest.raises(AnnotationError, match=r"annotation id 0/0 of image 0\.png \(id 0\): the mask is 40 x 40"):
+    with pytest.raises(MaskError, match=r"annotation id 0/0 of image 0\.png \(id 0\): the mask is 40 x 40"):
         evaluate(FakePredictor(), regions)
 
 
@@ -259,7 +259,7 @@ def test_the_command_renames_ignores_and_says_where_the_report_is(label_maps: Pa
     Command(source=source, output=out).run()
     assert "50.0 %" in capsys.readouterr().out
     report = json.loads((out / "report.json").read_text())
-    assert (report["data"], report["regions"]) == ("maps", 4)
+    assert (report["data"], report["regions"]) == (f"{label_maps.name}/maps", 4)
     Command(source=Source(images=images, label_maps=maps, classes=classes, ignore=("hound",)), output=out).run()
     report = json.loads((out / "report.json").read_text())
     assert (report["regions"], report["unknown_classes"]) == (4, {})

@@ -17,7 +17,7 @@ FLOORS = [
     {"errors"},
     {"files", "images", "masks", "calibration", "metrics"},
     {"regions", "heads", "cocoindex"},
-    {"coco", "labelmaps", "views", "sloppy"},
+    {"coco", "labelmaps", "views", "sloppy", "sheet"},
     {"modelfile"},
     {"predictor"},
     {"evaluate", "fit", "label", "overlay"},

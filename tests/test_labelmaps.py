@@ -71,6 +71,63 @@ def test_palette_indices_are_values(folder):
     np.testing.assert_array_equal(read_label_map(folder / "labels" / "a.png"), LABELS)
 
 
+def test_a_class_left_out_takes_its_regions_along(folder):
+    """The form of the materials work: value 0 is nothing, and the list names it."""
+    found = regions(folder).without(("background",))
+    assert found.categories == (Category(1, "glass"), Category(2, "water"))
+    assert [(region.name, region.area) for region in found.regions] == [("glass", 3), ("glass", 1), ("water", 2)]
+
+
+@pytest.mark.parametrize(
+    ("label", "image"), [("a.png", "a.JPG"), ("a.PNG", "a.jpeg"), ("a.png", "a.tiff"), ("a.b.png", "a.b.webp")]
+)
+def test_image_of_a_map_may_end_otherwise(folder, label, image):
+    for old in ("labels/a.png", "images/a.jpg"):
+        (folder / old).unlink()
+    Image.fromarray(LABELS).save(folder / "labels" / label)
+    Image.new("RGB", LABELS.shape[::-1]).save(folder / "images" / image)
+    Image.new("RGB", (9, 9)).save(folder / "images" / "other.jpg")  # An image without a map is none of the set.
+    found = regions(folder).regions
+    assert {region.image_path.name for region in found} == {image}
+    assert found[0].read_mask().to_array().sum() == found[0].area
+
+
+def test_maps_may_lie_beside_their_images(folder):
+    (folder / "labels" / "a.png").rename(folder / "images" / "a.png")
+    (folder / "images" / "._a.png").write_bytes(b"what macOS leaves")
+    found = regions_from_label_maps(folder / "images", folder / "images", folder / "classes.txt")
+    assert {region.image_path.name for region in found.regions} == {"a.jpg"}
+
+
+def test_refuses_two_images_of_one_name(folder):
+    Image.new("RGB", LABELS.shape[::-1]).save(folder / "images" / "a.PNG")
+    with pytest.raises(AnnotationError, match=r"a\.png: could be of a\.PNG and a\.jpg in .*images; leave one"):
+        regions(folder)
+
+
+def test_refuses_a_map_of_another_size_than_its_image(folder):
+    Image.new("RGB", (12, 8)).save(folder / "images" / "a.jpg")
+    with pytest.raises(AnnotationError, match=r"a\.png: is 6 x 4 pixels, its image a\.jpg 12 x 8 \(width x height\)"):
+        regions(folder)
+
+
+def test_image_that_cannot_be_read_is_left_to_who_reads_it(folder):
+    (folder / "images" / "a.jpg").write_text("hello")
+    assert len(regions(folder).regions) == 4
+
+
+def test_refuses_a_folder_that_is_not_there(folder):
+    (folder / "images" / "a.jpg").unlink()
+    (folder / "images").rmdir()
+    with pytest.raises(AnnotationError, match=r"images: there is no such folder"):
+        regions(folder)
+
+
+def test_byte_order_mark_is_no_part_of_a_name(folder):
+    (folder / "classes.txt").write_text("background\nglass\nwater\n", encoding="utf-8-sig")
+    assert regions(folder).without(("background",)).categories[0].name == "glass"
+
+
 def test_refuses_a_label_map_of_colours(folder):
     Image.new("RGB", (6, 4)).save(folder / "labels" / "a.png")
     with pytest.raises(

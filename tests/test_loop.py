@@ -1,17 +1,22 @@
+import io
 import json
 import math
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
 from maskwise.errors import SettingsError
 from maskwise.regions import Category
-from maskwise.training import loop
+from maskwise.training import loop, watch
 from maskwise.training.builder import build_network
-from maskwise.training.checkpoint import load_checkpoint
+from maskwise.training.checkpoint import Checkpoint, load_checkpoint
+from maskwise.training.data import read_data
 from maskwise.training.loop import loss_of, make_optimiser, network_of, rate_factor, set_mode, train
 from maskwise.training.settings import (
     AugmentSettings,
@@ -21,7 +26,9 @@ from maskwise.training.settings import (
     ScheduleSettings,
     SourceSettings,
     TrainSettings,
+    WindowSettings,
 )
+from maskwise.training.watch import hard_examples, holdout_scalars
 from maskwise.views import ViewSettings
 from two_objects import write_two_objects
 
@@ -190,6 +197,68 @@ def test_logged_numbers_are_those_of_the_step(objects, tmp_path, monkeypatch):
         assert values["rate/0.001", number] == pytest.approx(1e-3 * factor)
         assert values["rate/0.004", number] == pytest.approx(4e-3 * factor)
     assert values["holdout/accuracy", 6] == pytest.approx(final.record["holdout_accuracy"], abs=1e-4)
+    assert {number for name, number in values if name == "holdout/loss"} == {3, 6}
+
+
+def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, monkeypatch):
+    """A step takes 0.5 s, later 0.25; looking at the held-out regions and saving take a hundred."""
+    now, logged = [0.0], {}
+    step, logits, save = loop._step, loop.holdout_logits, Checkpoint.save
+
+    def takes(seconds, call):
+        def slow(*args):
+            now[0] += seconds(*args)
+            return call(*args)
+
+        return slow
+
+    monkeypatch.setattr(watch.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(loop, "_step", takes(lambda run, _batch: 0.5 if run.step < 2 else 0.25, step))
+    monkeypatch.setattr(loop, "holdout_logits", takes(lambda *_: 100, logits))
+    monkeypatch.setattr(Checkpoint, "save", takes(lambda *_: 100, save))
+    monkeypatch.setattr(
+        loop.SummaryWriter, "add_scalar", lambda _log, name, value, number: logged.update({(name, number): value})
+    )
+    run = settings(objects, steps=5, run={"log_every": 2, "validate_every": 1, "checkpoint_every": 1})
+    train(run, tmp_path)
+    speeds = {number: value for (name, number), value in logged.items() if name == "speed/images_per_s"}
+    assert speeds == {2: pytest.approx(4 / 0.5), 4: pytest.approx(4 / 0.25), 5: pytest.approx(4 / 0.25)}
+
+
+def test_speed_counts_the_images_that_there_are(objects, tmp_path, monkeypatch):
+    """Windows of 40 x 40 leave room for two of the four samples that a batch has at most."""
+    now, logged = [0.0], []
+    step = loop._step
+
+    def slow(*args):
+        now[0] += 0.5
+        return step(*args)
+
+    monkeypatch.setattr(watch.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(loop, "_step", slow)
+    monkeypatch.setattr(
+        loop.SummaryWriter, "add_scalar", lambda _log, name, value, _number: logged.append((name, value))
+    )
+    window = WindowSettings(enabled=True, min_side=40, max_side=40, max_pixels=2 * 40 * 40)
+    run = replace(settings(objects, steps=3, run={"log_every": 1}), view=ViewSettings(kind="whole"), window=window)
+    train(run, tmp_path)
+    assert [value for name, value in logged if name == "speed/images_per_s"] == [pytest.approx(2 / 0.5)] * 3
+
+
+def test_held_out_regions_are_counted_and_the_worst_drawn_at_each_validation(objects, tmp_path):
+    run = settings(objects, run={"validate_every": 3})
+    final = load_checkpoint(train(run, tmp_path))
+    log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    split = read_data(run.data)
+    logits, targets = loop.logits_of(network_of(final), split.holdout, split, run)
+    for name, value in holdout_scalars(logits, targets, split.names).items():
+        assert [event.step for event in log.Scalars(name)] == [3, 6]
+        assert log.Scalars(name)[-1].value == pytest.approx(value, rel=1e-4)
+    assert "holdout/class/disc" in log.Tags()["scalars"]
+    pictures = log.Images("holdout/hard")
+    assert [picture.step for picture in pictures] == [3, 6]
+    drawn = np.array(Image.open(io.BytesIO(pictures[-1].encoded_image_string)))
+    np.testing.assert_array_equal(drawn, hard_examples(logits, targets, split, run.view))
 
 
 # The schedule.

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from maskwise.labelmaps import read_class_names
 from maskwise.training.builder import build_network
 from maskwise.training.network import HardAttention
 from maskwise.training.settings import read_recipe
@@ -86,3 +87,18 @@ def test_sources_of_every_recipe_are_in_the_data(data_root):
         for source in read_recipe(path).data.sources:
             for name in (source.images, source.annotations, source.label_maps, source.classes_file):
                 assert (data_root / name).exists(), f"{path.name}: {name}"
+
+
+def test_nothing_is_trained_on_what_is_for_reporting():
+    for path in RECIPES.glob("*.toml"):
+        for source in read_recipe(path).data.sources:
+            assert not {"val", "val2017"} & {
+                part for name in (source.images, source.label_maps) for part in Path(name).parts
+            }, path
+
+
+@pytest.mark.parametrize(("name", "classes"), [("camvid", 11), ("clothing", 58)])
+def test_label_map_recipes_read_their_classes(name, classes, data_root):
+    (source,) = read_recipe(RECIPES / f"{name}.toml").data.sources
+    names = set(read_class_names(data_root / source.classes_file)) - set(source.ignore)
+    assert (len(names), "null" in names) == (classes, False)

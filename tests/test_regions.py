@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from maskwise import Mask
-from maskwise.errors import AnnotationError
+from maskwise.errors import AnnotationError, MaskError
 from maskwise.regions import Category, LabelledRegion, Regions, RegionSet, read_by_image
 
 
@@ -73,7 +73,7 @@ def test_each_image_is_read_once_in_order_of_first_mention(tmp_path):
 
 
 def test_mask_of_another_size_is_refused_and_named():
-    with pytest.raises(AnnotationError, match=r"annotation id dog of image a.png \(id a.png\): .*1 x 1"):
+    with pytest.raises(MaskError, match=r"annotation id dog of image a.png \(id a.png\): .*1 x 1"):
         region("dog").mask_of((2, 2))
 
 

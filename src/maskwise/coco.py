@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import UNSET, Raw, UnsetType
 
 from maskwise.cocoindex import CocoIndex, Id, Text, cached_index, index_of, json_text, value_of
-from maskwise.errors import AnnotationError, MaskError
+from maskwise.errors import AnnotationError, MaskError, naming_mask
 from maskwise.files import read_json
 from maskwise.images import image_size
 from maskwise.masks import Mask, check_size
@@ -103,7 +103,7 @@ class CocoFile:
                 f" {image_hw[1]} x {image_hw[0]} (width x height); give the image that was annotated"
             )
         outline = self._outline(annotation)
-        try:
+        with naming_mask(where):
             if isinstance(outline.segmentation, dict):
                 mask = Mask.from_rle(outline.segmentation)
                 check_size(mask, image_hw)
@@ -114,8 +114,6 @@ class CocoFile:
             if outline.bbox is not None:
                 _check_numbers(outline.bbox, "bbox", depth=1)
                 return Mask.from_box(outline.bbox, image_hw)
-        except MaskError as error:
-            raise MaskError(f"{where}: {error}") from error
         raise MaskError(f"{where} has neither 'segmentation' nor 'bbox'")
 
     def _stated_hw(self, annotation: int) -> tuple[float, float]:

@@ -13,6 +13,9 @@ Every message names the thing that was given, what would have been accepted, and
 line prints it as one line and exits with 1.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class MaskwiseError(Exception):
     """Base of every error that Maskwise raises on purpose."""
@@ -44,3 +47,19 @@ class SettingsError(MaskwiseError):
 
 class MissingExtraError(MaskwiseError):
     """A command needs an optional part of Maskwise that is not installed."""
+
+
+@contextmanager
+def naming_mask(what: str) -> Iterator[None]:
+    """Errors of a mask say which one was meant.
+
+    Args:
+        what: stands before the message.
+
+    Raises:
+        MaskError: the block raised one.
+    """
+    try:
+        yield
+    except MaskError as error:
+        raise MaskError(f"{what}: {error}") from error

@@ -116,7 +116,7 @@ def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "", sloppy
         sloppy: name them under worse masks too (dilated, eroded, shifted, their boxes); takes five times as long.
 
     Raises:
-        AnnotationError: no region is left, or a mask has another size than its image; the message names the region.
+        AnnotationError: no region is left.
         ImageError, MaskError: an image or a mask that cannot be used; the message names it.
     """
     start = time.perf_counter()

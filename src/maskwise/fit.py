@@ -61,7 +61,7 @@ def fit(
         threads: processor threads; all cores where left out.
 
     Raises:
-        AnnotationError: fewer than two classes have a region, or a mask does not fit its image.
+        AnnotationError: fewer than two classes have a region.
         ImageError, MaskError: an image or a mask that cannot be used.
         ModelError: the model cannot be used.
         InputError: the output cannot be written.
@@ -112,7 +112,7 @@ def embed_regions(
         what: how the progress bar calls it.
 
     Raises:
-        AnnotationError, ImageError, MaskError: see `read_by_image`.
+        ImageError, MaskError: see `read_by_image`.
     """
     rows: dict[int, np.ndarray] = {}
     with tqdm(total=len(regions), desc=what, unit=" regions", mininterval=2, disable=None) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 from PIL import Image
 
-from maskwise.errors import AnnotationError
+from maskwise.errors import AnnotationError, ImageError
+from maskwise.images import image_size
 from maskwise.masks import Mask
 from maskwise.regions import Category, Regions, RegionSet
 
@@ -26,7 +28,8 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
         AnnotationError: the file is missing or empty, or a name is empty or stands twice.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        # Some editors put a byte order mark before all: hence -sig.
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: the list of classes cannot be read ({error})") from error
     names = tuple(line.strip() for line in lines)
@@ -48,7 +51,8 @@ def read_label_map(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "height wi
         raise AnnotationError(f"{path}: the label map cannot be read ({error})") from error
     if array.ndim != 2 or array.dtype != np.uint8:
         raise AnnotationError(
-            f"{path}: a label map has one 8-bit value a pixel, this has shape {array.shape} and type {array.dtype}"
+            f"{path}: a label map has one 8-bit value a pixel, this has shape {array.shape} and type {array.dtype};"
+            " save it as a grey PNG of 8 bits, or with a palette"
         )
     return array
 
@@ -63,25 +67,33 @@ def regions_from_label_maps(
     """Every connected component (8-neighbourhood) of every class is a region. Touching objects of one class are one.
 
     Args:
-        labels_dir: label maps, PNG; the image has the same name before the suffix.
+        labels_dir: label maps, PNG; the image has the same name before the suffix, and the same size.
         images_dir: the images.
         classes_file: line n (from 0) names pixel value n; values beyond are void.
         min_area: smaller components are left out, pixels.
 
     Raises:
-        AnnotationError: no label map at all, a label map without an image, or one that cannot be read.
+        AnnotationError: no such folder or no label map in it; a label map that cannot be read, has no image or
+            several, or is of another size than its image.
     """
     names = read_class_names(classes_file)
-    label_paths = sorted(Path(labels_dir).glob("*.png"))
+    label_paths = _files(labels_dir, (".png",))
     if not label_paths:
         raise AnnotationError(f"{labels_dir}: has no label map (*.png)")
-    images = np.array([os.fsencode(_image_of(path, Path(images_dir))) for path in label_paths], dtype=bytes)
-    found = [_components(path, len(names), min_area) for path in label_paths]
+    candidates = defaultdict(list)
+    for path in _files(images_dir, IMAGE_SUFFIXES):
+        candidates[path.stem].append(path)
+    images, found = [], []
+    for path in label_paths:
+        images.append(_image_of(path, candidates[path.stem], Path(images_dir)))
+        labels = read_label_map(path)
+        _check_size(labels, path, images[-1])
+        found.append(_components(labels, len(names), min_area))
     maps = np.repeat(np.arange(len(found), dtype=np.int32), [len(rows) for rows in found])
     value, component, area = np.concatenate(found).T
     regions = Regions(
         names=names,
-        images=images,
+        images=np.array([os.fsencode(image) for image in images], dtype=bytes),
         sources=(LabelMaps(tuple(label_paths), maps, value, component),),
         name=value.astype(np.int32),
         image=maps,
@@ -124,19 +136,43 @@ class LabelMaps:
         return Mask.from_array(_numbered(self.paths[self.map[record]], value) == component)
 
 
-def _image_of(label_path: Path, images_dir: Path) -> Path:
-    for suffix in IMAGE_SUFFIXES:
-        path = images_dir / (label_path.stem + suffix)
-        if path.is_file():
-            return path
-    raise AnnotationError(
-        f"{label_path}: the folder {images_dir} has no image {label_path.stem} ({', '.join(IMAGE_SUFFIXES)})"
-    )
+def _files(folder: str | os.PathLike[str], suffixes: tuple[str, ...]) -> list[Path]:
+    """Files of a folder that end so, in capitals or not, by name; hidden ones (macOS leaves ._NAME.png) are none."""
+    if not Path(folder).is_dir():
+        raise AnnotationError(f"{folder}: there is no such folder; label maps and images each need one")
+    files = (path for path in Path(folder).iterdir() if path.suffix.lower() in suffixes)
+    return sorted(path for path in files if not path.name.startswith("."))
 
 
-def _components(label_path: Path, classes: int, min_area: int) -> Int64[np.ndarray, "components 3"]:
+def _image_of(label_path: Path, candidates: list[Path], images_dir: Path) -> Path:
+    """The image of a label map, among the files of its name."""
+    others = [path for path in candidates if path != label_path]  # Both kinds may lie in one folder.
+    if not others:
+        raise AnnotationError(
+            f"{label_path}: the folder {images_dir} has no image {label_path.stem} ({', '.join(IMAGE_SUFFIXES)})"
+        )
+    if len(others) > 1:
+        names = " and ".join(path.name for path in others)
+        raise AnnotationError(f"{label_path}: could be of {names} in {images_dir}; leave one of them")
+    return others[0]
+
+
+def _check_size(labels: np.ndarray, label_path: Path, image: Path) -> None:
+    try:
+        height, width = image_size(image)
+    except ImageError:  # Not of the map's making: whoever reads the image meets it, and may skip it.
+        return
+    if labels.shape != (height, width):
+        raise AnnotationError(
+            f"{label_path}: is {labels.shape[1]} x {labels.shape[0]} pixels, its image {image.name} {width} x {height}"
+            " (width x height); give a label map of the image's size, enlarged without mixing values (nearest pixel)"
+        )
+
+
+def _components(
+    labels: UInt8[np.ndarray, "height width"], classes: int, min_area: int
+) -> Int64[np.ndarray, "components 3"]:
     """Value, component number and pixels of every large enough component of a label map."""
-    labels = read_label_map(label_path)
     found = []
     for value in np.unique(labels[labels < classes]).tolist():
         count, _, stats, _ = cv2.connectedComponentsWithStats((labels == value).astype(np.uint8), connectivity=8)

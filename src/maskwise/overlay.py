@@ -8,13 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import supervision
-from PIL import Image
 
 from maskwise.errors import InputError
-from maskwise.files import whole_file
 from maskwise.images import Pixels
 from maskwise.masks import Mask
 from maskwise.predictor import Prediction
+from maskwise.sheet import draw_outline, write_picture
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -39,7 +38,8 @@ def draw_overlay(image: Pixels, masks: Sequence[Mask], predictions: Sequence[Pre
     thickness, text_scale = max(round(size / 350), 1), max(size / 1100, 0.4)
     lookup = supervision.ColorLookup.INDEX
     scene = supervision.MaskAnnotator(opacity=0.35, color_lookup=lookup).annotate(scene, detections)
-    scene = supervision.PolygonAnnotator(thickness=thickness, color_lookup=lookup).annotate(scene, detections)
+    for number, mask in enumerate(detections.mask):
+        draw_outline(scene, mask, supervision.ColorPalette.DEFAULT.by_idx(number).as_bgr(), thickness)
     # A ring's centre of mass is not in the ring: a name stands where its region is thickest.
     points = np.array([thickest_point(mask) for mask in masks], dtype=float)
     anchors = supervision.Detections(xyxy=np.hstack([points, points]), class_id=np.arange(len(masks)))
@@ -67,8 +67,7 @@ def thickest_point(mask: Mask) -> tuple[int, int]:
 def write_overlay(path: Path, image: Pixels, masks: Sequence[Mask], predictions: Sequence[Prediction]) -> None:
     """Draw and write, in the format of the path's suffix, whole or not at all."""
     check_suffix(path)
-    with whole_file(path) as temporary:
-        Image.fromarray(draw_overlay(image, masks, predictions)).save(temporary)
+    write_picture(path, draw_overlay(image, masks, predictions))
 
 
 def check_suffix(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
-from maskwise.errors import InputError, MaskError
+from maskwise.errors import InputError, MaskError, naming_mask
 from maskwise.images import Pixels, check_pixels
 from maskwise.masks import Mask, check_size
 from maskwise.modelfile import INPUTS, open_model
@@ -192,10 +192,8 @@ def as_masks(masks: object, image_hw: tuple[int, int]) -> list[Mask]:
         raise MaskError(f"masks have shape {masks.shape}; accepted is N x height x width (for one mask: mask[None])")
     out = []
     for index, mask in enumerate(masks):
-        try:
+        with naming_mask(f"mask {index}"):
             region = mask if isinstance(mask, Mask) else Mask.from_array(np.asarray(mask))
             check_size(region, image_hw)
-        except MaskError as error:
-            raise MaskError(f"mask {index}: {error}") from error
         out.append(region)
     return out

@@ -12,7 +12,7 @@ from typing import Protocol, overload, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
-from maskwise.errors import AnnotationError, MaskError
+from maskwise.errors import AnnotationError, naming_mask
 from maskwise.images import Pixels, load_image
 from maskwise.masks import Mask, check_size
 
@@ -59,16 +59,11 @@ class LabelledRegion:
             image_hw: the image's height and width, pixels.
 
         Raises:
-            AnnotationError: it has another size; the message names the region.
-            MaskError: it cannot be used.
+            MaskError: it has another size, or cannot be used; the message names the region.
         """
         mask = self.read_mask()
-        try:
+        with naming_mask(f"annotation id {self.region_id} of image {self.image_path.name} (id {self.image_id})"):
             check_size(mask, image_hw)
-        except MaskError as error:
-            raise AnnotationError(
-                f"annotation id {self.region_id} of image {self.image_path.name} (id {self.image_id}): {error}"
-            ) from error
         return mask
 
 
@@ -305,8 +300,8 @@ def read_by_image(regions: Sequence[LabelledRegion]) -> Iterator[tuple[list[int]
     """Each image once, in order of first mention, with the numbers of its regions in the sequence and their masks.
 
     Raises:
-        AnnotationError: a mask has another size than its image; the message names the region.
-        ImageError, MaskError: an image or a mask cannot be used.
+        ImageError: an image cannot be used.
+        MaskError: a mask cannot be used or has another size than its image; the message names the region.
     """
     regions = Regions.of(regions)
     for numbers in map(np.ndarray.tolist, regions.by_image()):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from maskwise.errors import AnnotationError, InputError, MaskError
+from maskwise.errors import AnnotationError, InputError, naming_mask
 
 if TYPE_CHECKING:
     from maskwise.masks import Mask
@@ -91,16 +89,16 @@ class Command:
         regions = []
         for path in self.mask:
             mask = Mask.from_file(path)
-            with _naming(str(path)):
+            with naming_mask(str(path)):
                 check_size(mask, image_hw)
             regions.append((path.name, mask))
         if self.segments is not None:
             regions += segments_of_image(self.segments, self.image.name, image_hw)
         for text in self.box:
-            with _naming(f"--box {text}"):
+            with naming_mask(f"--box {text}"):
                 regions.append((f"box {text}", Mask.from_box(numbers(text, "--box"), image_hw)))
         for index, text in enumerate(self.polygon, start=1):
-            with _naming(f"--polygon {text}"):
+            with naming_mask(f"--polygon {text}"):
                 regions.append((f"polygon {index}", Mask.from_polygons([numbers(text, "--polygon")], image_hw)))
         return regions
 
@@ -115,15 +113,6 @@ class Command:
                 for (name, mask), p in zip(regions, predictions, strict=True)
             ],
         }
-
-
-@contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Errors of a mask say which one was meant."""
-    try:
-        yield
-    except MaskError as error:
-        raise MaskError(f"{what}: {error}") from error
 
 
 def numbers(text: str, flag: str) -> list[float]:

@@ -35,8 +35,9 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Of the annotations' file or folder."""
-        return (self.annotations or self.label_maps).absolute().name
+        """What a report calls the regions: a COCO file says by its name what it is of, a folder `labels` does not."""
+        path = (self.annotations or self.label_maps).absolute()
+        return path.name if self.annotations else "/".join(path.parts[-2:])
 
     def check(self, verb: str) -> None:
         """Exit with 2 where flags contradict each other.

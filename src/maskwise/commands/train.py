@@ -19,18 +19,26 @@ class Command:
     A recipe (TOML) gives the settings, flags override it. The run folder gets checkpoints, a TensorBoard log, run.json
     and model.onnx; started again on the same folder, a run goes on from its last checkpoint.
 
+    Look at the data first: --dry-run trains nothing and draws what the network would get.
+
     Examples:
+      maskwise train recipes/resnet50.toml -o runs/resnet50 --dry-run
       maskwise train recipes/resnet50.toml -o runs/resnet50
       maskwise train recipes/resnet50.toml -o runs/short --schedule.steps 100
     """
 
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/model")
     """Run folder; made if missing."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Train nothing: draw ten samples of the first batches into dry-run.png, count, and look for the weights."""
     settings: Annotated[TrainSettings, tyro.conf.arg(name="")] = field(default_factory=TrainSettings)
     """All settings."""
 
     def run(self) -> None:
         """Train, export, and say where the model lies."""
+        if self.dry_run:
+            self._look()
+            return
         try:
             from maskwise.training.export import export_model
             from maskwise.training.loop import train
@@ -42,6 +50,16 @@ class Command:
             f"{self.output / 'model.onnx'}: {report.megabytes} MB, {report.storage};"
             f" held-out accuracies {report.accuracies or 'not measured'}"
         )
+
+    def _look(self) -> None:
+        try:
+            from maskwise.training.dryrun import check_files, dry_run
+        except ModuleNotFoundError as error:
+            raise needs_train(error) from error
+        picture, facts = dry_run(self.settings, self.output)
+        print(f"{picture}: what the network gets")
+        print("\n".join(facts))
+        check_files(self.settings)
 
 
 def parse(args: list[str]) -> Command:

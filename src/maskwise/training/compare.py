@@ -40,6 +40,8 @@ from maskwise.training.settings import (
 
 PICTURE = "comparison.png"
 RESULT = "result.json"
+USUAL_HW = (480, 640)
+"""Height and width on which the cost of a whole-image model is counted, pixels: COCO's usual size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +205,7 @@ def _result(run: TrainSettings, regions: RegionSet, folder: Path, key: str) -> d
         **{name: report[name] for name in ("regions", "micro", "macro", "top5", "ece", "by_size")},
         "record": checkpoint.record,
         "seconds": checkpoint.record["seconds"],
-        "gmac": gmac(network_of(checkpoint), probe_size(run)),
+        "gmac": gmac(network_of(checkpoint), (run.view.size,) * 2 if run.view.kind == "crop" else USUAL_HW),
     }
     write_json(folder / RESULT, result)
     for path in folder.iterdir():  # Of a hundred runs the weights alone would take many gigabytes.
@@ -212,15 +214,15 @@ def _result(run: TrainSettings, regions: RegionSet, folder: Path, key: str) -> d
     return result
 
 
-def gmac(network: torch.nn.Module, size: int) -> float:
-    """10^9 multiplications and additions of one pass over one square view.
+def gmac(network: torch.nn.Module, image_hw: tuple[int, int]) -> float:
+    """10^9 multiplications and additions of one pass over one view.
 
     Args:
         network: takes images and masks.
-        size: side of the view, pixels.
+        image_hw: height and width of the view, pixels.
     """
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, size, size, 3, dtype=torch.uint8), torch.zeros(1, size, size, dtype=torch.uint8))
+        network(torch.zeros(1, *image_hw, 3, dtype=torch.uint8), torch.zeros(1, *image_hw, dtype=torch.uint8))
     return float(f"{counter.get_total_flops() / 2e9:.4g}")
 
 

@@ -32,6 +32,7 @@ from maskwise.training.data import Batch, Draws, PlainRegions, Split, TrainingRe
 from maskwise.training.network import RegionClassifier
 from maskwise.training.settings import NetworkSettings, ScheduleSettings, TrainSettings, expand, settings_to_dict
 from maskwise.training.teacher import distance_to_teacher, teacher_embeddings
+from maskwise.training.watch import Throughput, hard_examples, holdout_scalars
 
 CHECKPOINT = "checkpoint.safetensors"
 FINAL = "final.safetensors"
@@ -120,7 +121,7 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
         probe_size=probe_size(settings),
         teacher_width=0 if teacher is None else teacher.embeddings.shape[1],
     ).to(memory_format=torch.channels_last)
-    _check_frozen(network, settings)
+    check_frozen(network, settings)
     optimiser = make_optimiser(network, settings.schedule)
     network, optimiser = accelerator.prepare(network, optimiser)
     bare = accelerator.unwrap_model(network)
@@ -147,7 +148,12 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
     return run
 
 
-def _check_frozen(network: RegionClassifier, settings: TrainSettings) -> None:
+def check_frozen(network: RegionClassifier, settings: TrainSettings) -> None:
+    """Refuse to freeze what the trunk does not have.
+
+    Raises:
+        SettingsError: no such module or parameter; the message lists those that there are.
+    """
     known = {name for name, _ in (*network.trunk.named_modules(), *network.trunk.named_parameters())}
     unknown = [name for name in settings.schedule.frozen if not name or name not in known]
     if unknown:
@@ -247,9 +253,11 @@ def _steps(run: _Run, log: SummaryWriter) -> None:
         disable=hidden,
         mininterval=2,
     )
+    speed = Throughput()
     with progress:
         for batch in loader:
             loss, accuracy = _step(run, batch)
+            speed.images += len(batch.targets)
             run.step += 1
             progress.update(schedule.batch_size)
             if run.step % settings.run.log_every == 0 or run.step == schedule.steps:
@@ -260,19 +268,34 @@ def _steps(run: _Run, log: SummaryWriter) -> None:
                     {
                         "train/loss": loss.item(),
                         "train/accuracy": accuracy.item(),
-                        "speed/images_per_s": progress.format_dict["rate"] or 0,
+                        "speed/images_per_s": _sum_over_processes(run, speed.rate()),
                     },
                 )
             if run.step % settings.run.validate_every == 0 and run.split.holdout:
-                logits, targets = holdout_logits(run.best, run.split, settings, run.accelerator)
-                held_out = _accuracy(logits, targets).item()
-                _log(run, log, {"holdout/accuracy": held_out})
-                progress.write(f"step {run.step}: held-out accuracy {held_out:.3f}")
+                with speed.paused():
+                    progress.write(f"step {run.step}: {_validate(run, log)}")
             if run.accelerator.is_main_process and (
                 run.step % settings.run.checkpoint_every == 0 or run.step == schedule.steps
             ):
-                run.record["seconds"] = round(time.monotonic() - started)
-                run.checkpoint().save(run.folder / CHECKPOINT)
+                with speed.paused():
+                    run.record["seconds"] = round(time.monotonic() - started)
+                    run.checkpoint().save(run.folder / CHECKPOINT)
+
+
+def _validate(run: _Run, log: SummaryWriter) -> str:
+    """Log how the held-out regions are named, and draw the worst; gives the main figures as words."""
+    logits, targets = holdout_logits(run.best, run.split, run.settings, run.accelerator)
+    values = holdout_scalars(logits, targets, run.split.names)
+    _log(run, log, values)
+    if run.accelerator.is_main_process:
+        picture = hard_examples(logits, targets, run.split, run.settings.view)
+        log.add_image("holdout/hard", picture, run.step, dataformats="HWC")
+    return "held-out accuracy {holdout/accuracy:.3f}, mean over classes {holdout/accuracy_classes:.3f}".format(**values)
+
+
+def _sum_over_processes(run: _Run, value: float) -> float:
+    total = run.accelerator.reduce(torch.tensor(value, device=run.accelerator.device), reduction="sum")
+    return total.item()
 
 
 def _worker_options(settings: TrainSettings) -> dict[str, Any]:
