@@ -96,10 +96,10 @@ class CocoFile:
                 image; the message names the annotation.
         """
         where = f"{self.path}: annotation id {value_of(self.index.annotation_id, annotation)}"
-        height, width = self._stated_hw(annotation)
-        if not (np.isnan(height) or height == image_hw[0]) or not (np.isnan(width) or width == image_hw[1]):
+        height, width = np.where(np.isnan(self._stated_hw(annotation)), image_hw, self._stated_hw(annotation)).tolist()
+        if (height, width) != tuple(image_hw):
             raise MaskError(
-                f"{where} is of an image of {width:g} x {height:g} pixels by the file, but the image has"
+                f"{where} is of an image of {width:.12g} x {height:.12g} pixels by the file, but the image has"
                 f" {image_hw[1]} x {image_hw[0]} (width x height); give the image that was annotated"
             )
         outline = self._outline(annotation)
@@ -135,7 +135,7 @@ class CocoFile:
         start, length = int(self.index.start[annotation]), int(self.index.length[annotation])
         if self.text is not None:
             return self.text[start : start + length]
-        with open(self.path, "rb", buffering=0) as file:  # Opened anew, so that workers share no position.
+        with open(self.path, "rb") as file:  # Opened anew, so that workers share no position.
             file.seek(start)
             return file.read(length)
 

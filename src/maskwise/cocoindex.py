@@ -1,7 +1,7 @@
 """An index of a COCO file: what is needed to choose among its annotations, and where in the file each one stands.
 
 The file's text is looked through once. Of every record only the few fields below are decoded; polygons and run lengths,
-nine tenths of the text, are skipped over and read when a mask is asked for.
+most of the text, are skipped over and read when a mask is asked for.
 """
 
 from __future__ import annotations

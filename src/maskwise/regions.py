@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import index
 from pathlib import Path
-from typing import Protocol, overload, runtime_checkable
+from typing import Protocol, SupportsIndex, overload, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
@@ -156,12 +157,13 @@ class Regions(Sequence[LabelledRegion]):
         return len(self.record)
 
     @overload
-    def __getitem__(self, number: int) -> LabelledRegion: ...
+    def __getitem__(self, number: SupportsIndex) -> LabelledRegion: ...
     @overload
     def __getitem__(self, number: slice) -> Regions: ...
-    def __getitem__(self, number: int | np.integer | slice) -> LabelledRegion | Regions:
+    def __getitem__(self, number: SupportsIndex | slice) -> LabelledRegion | Regions:
         if isinstance(number, slice):
             return self.only(np.arange(len(self))[number])
+        number = index(number)
         source, record = self.sources[self.source[number]], int(self.record[number])
         image_path = self.image_path(number)
         image_id, region_id = source.ids(record)
@@ -176,9 +178,9 @@ class Regions(Sequence[LabelledRegion]):
             read_mask=partial(source.read_mask, record, image_path),
         )
 
-    def image_path(self, number: int | np.integer) -> Path:
+    def image_path(self, number: SupportsIndex) -> Path:
         """The image file of a region."""
-        return Path(os.fsdecode(self.images[self.image[number]]))
+        return Path(os.fsdecode(self.images[self.image[index(number)]]))
 
     def only(self, chosen: Bool[np.ndarray, " regions"] | Int[np.ndarray, " chosen"]) -> Regions:
         """Some of the regions.
@@ -189,9 +191,9 @@ class Regions(Sequence[LabelledRegion]):
         columns = ("name", "image", "stated_area", "crowd", "source", "record")
         return replace(self, **{column: getattr(self, column)[chosen] for column in columns})
 
-    def numbered(self, index: Mapping[str, int]) -> Int32[np.ndarray, " regions"]:
-        """What number each region's class has in an index of names; -1 where it has none."""
-        return np.array([index.get(name, -1) for name in self.names], dtype=np.int32)[self.name]
+    def numbered(self, numbers: Mapping[str, int]) -> Int32[np.ndarray, " regions"]:
+        """What number each region's class has among numbers of names; -1 where it has none."""
+        return np.array([numbers.get(name, -1) for name in self.names], dtype=np.int32)[self.name]
 
     def called(self, names: Collection[str]) -> Bool[np.ndarray, " regions"]:
         """Whether each region's class is among some names."""
@@ -212,9 +214,9 @@ class Regions(Sequence[LabelledRegion]):
     def renamed(self, names: Mapping[str, str]) -> Regions:
         """The same with classes called otherwise; what has no new name keeps its own."""
         new = [names.get(name, name) for name in self.names]
-        index = {name: code for code, name in enumerate(dict.fromkeys(new))}
-        codes = np.array([index[name] for name in new], dtype=np.int32)
-        return replace(self, names=tuple(index), name=codes[self.name])
+        numbers = {name: code for code, name in enumerate(dict.fromkeys(new))}
+        codes = np.array([numbers[name] for name in new], dtype=np.int32)
+        return replace(self, names=tuple(numbers), name=codes[self.name])
 
     def by_image(self) -> Iterator[Int64[np.ndarray, " of_image"]]:
         """The numbers of each image's regions, images in order of first mention."""
