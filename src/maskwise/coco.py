@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -196,12 +197,12 @@ def read_segments(path: Path, file_name: str) -> CocoFile:
     text = json_text(path)
     if not _is_of_sam(text):
         return read_coco(path, labelled=False)
-    text = msgspec.json.encode(segments_as_coco(read_json(path), file_name))
+    text = json.dumps(_sam_as_coco(read_json(path), file_name)).encode()
     return CocoFile(path, index_of(path, text), text)
 
 
-def segments_as_coco(content: Any, file_name: str) -> Any:
-    """What SAM writes, as a COCO file of one image; anything else as it is.
+def _sam_as_coco(content: Any, file_name: str) -> dict[str, Any]:
+    """What SAM writes, as a COCO file of one image.
 
     Args:
         content: of a JSON file: the list of SAM's automatic mask generator, or an object of SA-1B with `image`.
@@ -209,11 +210,9 @@ def segments_as_coco(content: Any, file_name: str) -> Any:
     """
     if isinstance(content, list):
         image, records = {"id": 1, "file_name": file_name}, content
-    elif isinstance(content, dict) and "image" in content and "images" not in content:
+    else:
         image = {**content["image"], "id": 1} if isinstance(content["image"], dict) else content["image"]
         records = content.get("annotations")
-    else:
-        return content
     if isinstance(records, list):
         records = [
             {"id": number, **record, "image_id": 1} if isinstance(record, dict) else record
@@ -233,7 +232,7 @@ def _is_of_sam(text: Text) -> bool:
 def image_paths(coco: CocoFile, images_dir: str | os.PathLike[str], images: Iterable[int]) -> list[str]:
     """The files of images, given by their rows.
 
-    Every folder is listed once: of a hundred thousand images, asking the file system for each takes far longer.
+    The file system is asked once for each folder, not once for each of a hundred thousand images.
 
     Raises:
         AnnotationError: there is no such folder, or no such file in it.
