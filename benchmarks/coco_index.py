@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from light import processor
 
 IMAGES = 118_000
 ANNOTATIONS = 860_000
@@ -139,7 +140,11 @@ def compare(source: Path, images: int, annotations: int, rounds: int) -> dict[st
         for name in CONTENDERS
     }
     return {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, shared with other work",
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "load": round(os.getloadavg()[0], 1),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+        ).stdout.strip(),
         "python": platform.python_version(),
         "pycocotools": version("pycocotools"),
         "msgspec": version("msgspec"),
@@ -177,8 +182,9 @@ def page(found: dict[str, Any]) -> str:
             f"# Opening a COCO file of {found['annotations']:,} annotations in {found['images']:,} images",
             "",
             f"{found['file_megabytes']:.0f} MB of JSON; each in a process of its own, in turn, median of"
-            f" {found['rounds']} ({found['machine']}). Peak memory is resident, imports and the mapped file included; a"
-            " mask is processor time, of annotations at random.",
+            f" {found['rounds']} ({found['machine']}, {found['load']:g} processes at work on average). Peak memory is"
+            " resident, imports and the mapped file included; a mask is processor time, of annotations at random. The index"
+            f" that is kept is {found['kept_index_megabytes']:.0f} MB; opening it includes hashing the file.",
             "",
             table(header, rows),
             "",
