@@ -183,8 +183,8 @@ def page(found: dict[str, Any]) -> str:
             "",
             f"{found['file_megabytes']:.0f} MB of JSON; each in a process of its own, in turn, median of"
             f" {found['rounds']} ({found['machine']}, {found['load']:g} processes at work on average). Peak memory is"
-            " resident, imports and the mapped file included; a mask is processor time, of annotations at random. The index"
-            f" that is kept is {found['kept_index_megabytes']:.0f} MB; opening it includes hashing the file.",
+            " resident, imports and the mapped file included; a mask is processor time, of annotations at random. The"
+            f" index that is kept is {found['kept_index_megabytes']:.0f} MB; opening it includes hashing the file.",
             "",
             table(header, rows),
             "",
