@@ -11,13 +11,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from maskwise.files import write_json
-from maskwise.regions import LabelledRegion
+from maskwise.regions import Regions
 from maskwise.training.batches import collate
 from maskwise.training.builder import build_network
 from maskwise.training.data import PlainRegions, Split, read_data
@@ -29,9 +30,7 @@ HOLDOUT = 0.15
 STEPS = 1500
 
 
-def features(
-    regions: tuple[LabelledRegion, ...], split: Split, settings: TrainSettings, view: ViewSettings
-) -> tuple[Tensor, Tensor]:
+def features(regions: Regions, split: Split, settings: TrainSettings, view: ViewSettings) -> tuple[Tensor, Tensor]:
     """Mean and mask-weighted mean of the frozen trunk's last features, side by side (N x 2D), and class indices."""
     network = replace(settings.network, pool="both", sites=())
     trunk = build_network(network, classes=len(split.categories), weights=settings.weights).eval()
@@ -79,7 +78,8 @@ def main() -> None:
     settings = read_recipe(args.recipe)
     split = read_data(replace(settings.data, holdout=HOLDOUT))
     # COCO numbers its images; label maps are called by their file's name.
-    split = replace(split, holdout=tuple(region for region in split.holdout if isinstance(region.image_id, int)))
+    of_coco = np.array([isinstance(region.image_id, int) for region in split.holdout], dtype=bool)
+    split = replace(split, holdout=split.holdout.only(of_coco), calibrates=split.calibrates[of_coco])
     rows = []
     for context in CONTEXTS:
         started = time.monotonic()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from maskwise import Predictor, load_image
-from maskwise.coco import read_coco, regions_from_coco
+from maskwise.coco import regions_from_coco
 from maskwise.files import read_json, write_text
 from maskwise.report import interval, percent, table
 from maskwise.sheet import Tile, sheet, write_picture
@@ -44,14 +44,14 @@ class Failure:
 
 def failures(predictor: Predictor, annotations: Path, images: Path) -> list[Failure]:
     """The surest mistakes in freely licensed photographs, one an image at most."""
-    coco = read_coco(annotations, labelled=True)
+    records = {image["id"]: image for image in read_json(annotations)["images"]}
     rows = read_json(COCO / "predictions.json")
     wrong = [dict(zip(rows["columns"], row, strict=True)) for row in rows["data"]]
     wrong = [row for row in wrong if row["predicted"] != row["true"] and not row["crowd"]]
     regions = {region.region_id: region for region in regions_from_coco(annotations, images).regions}
     found, seen = [], set()
     for row in sorted(wrong, key=lambda row: -row["probability"]):
-        image = coco.images[row["image_id"]]
+        image = records[row["image_id"]]
         if image.get("license") not in FREE_LICENCES or row["image_id"] in seen:
             continue
         seen.add(row["image_id"])
@@ -71,12 +71,12 @@ def blank_confidence(predictor: Predictor, annotations: Path, images: Path) -> d
     """
     found: dict[str, float] = {}
     noise = np.random.default_rng(0)
+    regions = regions_from_coco(annotations, images).regions
+    regions = regions.only(~regions.crowd)
     for kind in ("black", "white", "noise"):
         sure = []
-        for _, of_image in regions_from_coco(annotations, images).by_image():
-            masks = [region.read_mask() for region in of_image if not region.crowd][:3]
-            if not masks:
-                continue
+        for of_image in regions.by_image():
+            masks = [regions[number].read_mask() for number in of_image[:3]]
             shape = (*masks[0].image_hw, 3)
             pixels = {"black": np.zeros(shape, np.uint8), "white": np.full(shape, 255, np.uint8)}.get(kind)
             image = noise.integers(0, 256, shape, dtype=np.uint8) if pixels is None else pixels
@@ -92,7 +92,7 @@ def card(
     coco, voc = read_json(COCO / "report.json"), read_json(VOC / "report.json")
     record, network = predictor.info.training, settings.network
     counts = Counter({name: 0 for name in split.names})
-    counts.update(region.name for region in split.train)
+    counts.update(split.train.counts())
     photographs = Counter(path.parts[-2] if path.parts[-2] != "images" else path.parts[-4] for path in _images(split))
     rare = [coco["per_class"][n] for n, count in counts.items() if count < RARE and n in coco["per_class"]]
     rare_tested = sum(found["regions"] for found in rare)
@@ -127,7 +127,7 @@ def card(
 
 def _images(split: Split) -> list[Path]:
     """The images that were learned from, each once."""
-    return list(dict.fromkeys(region.image_path for region in split.train))
+    return [split.train.image_path(numbers[0]) for numbers in split.train.by_image()]
 
 
 def _by_class(counts: Counter[str], per_class: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from two_objects import write_two_objects
 
+os.environ.pop("MASKWISE_CACHE", None)  # No test reads or writes the user's.
 torch.set_num_threads(1)  # What the tests compute is too small to be shared out.
 
 

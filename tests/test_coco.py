@@ -27,7 +27,7 @@ def first_mask(folder, **fields):
         content["annotations"][0] = {key: value for key, value in kept.items() if value is not None}
 
     coco = read_coco(changed(folder, change), labelled=False)
-    return coco.mask(coco.annotations[0], (48, 48))
+    return coco.mask(0, (48, 48))
 
 
 def test_every_annotation_is_a_region_with_its_class_and_file(coco_folder):
@@ -106,6 +106,8 @@ def test_refuses_a_malformed_mask_by_its_annotation(coco_folder, fields, text):
     [
         (lambda c: c.pop("images"), "has no list 'images'"),
         (lambda c: c.pop("categories"), "has no list 'categories'"),
+        (lambda c: c.update(annotations={}), "has no list 'annotations'"),
+        (lambda c: c["annotations"][4].update(area="big"), r"annotations\[4\] is not of COCO's form \(.*area"),
         (lambda c: c["annotations"][4].pop("image_id"), r"annotations\[4\] has no 'image_id'"),
         (lambda c: c["annotations"].append("odd"), r"annotations\[16\] has no 'id'"),
         (lambda c: c["annotations"][4].update(id=100), "id 100 stands twice in 'annotations'"),

@@ -17,7 +17,7 @@ from maskwise.labelmaps import regions_from_label_maps
 from maskwise.masks import Mask
 from maskwise.modelfile import ModelInfo
 from maskwise.predictor import Predictor
-from maskwise.regions import Category, LabelledRegion, RegionSet
+from maskwise.regions import Category, LabelledRegion, Regions, RegionSet
 from maskwise.report import write_report
 from maskwise.views import ViewSettings
 
@@ -56,7 +56,7 @@ def region_set(folder: Path, images: list[list[tuple[str, str, int]]], *, crowds
             regions.append(LabelledRegion(path, number, region_id, name, float(area), crowd, lambda mask=mask: mask))
         Image.fromarray(pixels).save(path)
     names = dict.fromkeys(region.name for region in regions)
-    return RegionSet(tuple(Category(i, name) for i, name in enumerate(names)), tuple(regions))
+    return RegionSet(tuple(Category(i, name) for i, name in enumerate(names)), Regions.of(regions))
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_sloppy_masks_are_named_too_if_asked(tmp_path: Path):
     """A disc and a crowd of another class: shifted it keeps its area, dilated, eroded and boxed it does not."""
     regions = region_set(tmp_path, [[("cat", "cat", 5), ("dog", "dog", 5)]], crowds=("0/1",))
     disc = Mask.from_array(np.hypot(*np.mgrid[-20:20, -20:20]) < 9)
-    regions = replace(regions, regions=tuple(replace(r, read_mask=lambda: disc) for r in regions.regions))
+    regions = replace(regions, regions=Regions.of(replace(r, read_mask=lambda: disc) for r in regions.regions))
     plain, asked = (evaluate(ByArea(disc.area), regions, sloppy=sloppy) for sloppy in (False, True))
     assert plain.report["sloppy"] == {}
     right = {kind: found["micro"] for kind, found in asked.report["sloppy"].items()}
@@ -150,7 +150,7 @@ def sized_region(folder: Path, mask_hw: tuple[int, int], area: float, image_hw: 
 def test_published_sizes_go_by_the_mask_and_cocos_by_the_stated_area(tmp_path: Path):
     shapes = [((31, 32), 992.0), ((40, 40), 1023.5), ((40, 50), 1024.0), ((100, 100), 9216.0)]
     regions = tuple(sized_region(tmp_path, hw, area, (100, 100)) for hw, area in shapes)
-    by_size = evaluate(FakePredictor(), RegionSet((Category(0, "cat"),), regions)).report["by_size"]
+    by_size = evaluate(FakePredictor(), RegionSet((Category(0, "cat"),), Regions.of(regions))).report["by_size"]
     assert {name: found["regions"] for name, found in by_size["coco"].items()} == {"small": 2, "medium": 1, "large": 1}
     assert [found["regions"] for found in by_size["published"].values()] == [1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0]
     assert list(by_size["published"])[-2:] == ["1000000", "above"]

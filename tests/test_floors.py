@@ -16,7 +16,7 @@ MODULES = sorted(
 FLOORS = [
     {"errors"},
     {"files", "images", "masks", "calibration", "metrics"},
-    {"regions", "heads"},
+    {"regions", "heads", "cocoindex"},
     {"coco", "labelmaps", "views", "sloppy", "sheet"},
     {"modelfile"},
     {"predictor"},

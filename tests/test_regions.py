@@ -1,11 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from maskwise import Mask
 from maskwise.errors import AnnotationError, MaskError
-from maskwise.regions import Category, LabelledRegion, RegionSet, read_by_image
+from maskwise.regions import Category, LabelledRegion, Regions, RegionSet, read_by_image
 
 
 def region(name, image="a.png"):
@@ -14,7 +16,7 @@ def region(name, image="a.png"):
         image_id=image,
         region_id=name,
         name=name,
-        area=1.0,
+        stated_area=1.0,
         crowd=False,
         read_mask=lambda: Mask.from_box((0, 0, 1, 1), (1, 1)),
     )
@@ -22,7 +24,7 @@ def region(name, image="a.png"):
 
 PETS = RegionSet(
     (Category(5, "cat"), Category(2, "dog"), Category(9, "rock")),
-    (region("dog"), region("cat"), region("rock"), region("cat", "b.png")),
+    Regions.of([region("dog"), region("cat"), region("rock"), region("cat", "b.png")]),
 )
 
 
@@ -37,7 +39,8 @@ def test_renaming_keeps_order_and_ids():
 
 
 def test_renaming_nothing_changes_nothing():
-    assert PETS.renamed({}) == PETS
+    assert names(PETS.renamed({})) == names(PETS)
+    assert PETS.renamed({}).categories == PETS.categories
 
 
 def test_two_classes_of_one_new_name_become_one_with_the_firsts_id():
@@ -72,3 +75,49 @@ def test_each_image_is_read_once_in_order_of_first_mention(tmp_path):
 def test_mask_of_another_size_is_refused_and_named():
     with pytest.raises(MaskError, match=r"annotation id dog of image a.png \(id a.png\): .*1 x 1"):
         region("dog").mask_of((2, 2))
+
+
+# Columns.
+
+
+def described(regions):
+    return [(r.image_path, r.image_id, r.region_id, r.name, r.stated_area, r.crowd) for r in regions]
+
+
+MIXED = [replace(region("dog"), crowd=True), replace(region("cat", "b.png"), stated_area=None), region("dog", "b.png")]
+
+
+def test_columns_give_back_the_regions_they_were_made_of():
+    regions = Regions.of(MIXED)
+    assert described(regions) == described(MIXED)
+    assert described([regions[-1]]) == described(MIXED[-1:])
+    assert described(regions[1:]) == described(MIXED[1:])
+    assert described(regions.only(np.array([2, 0]))) == described([MIXED[2], MIXED[0]])
+    assert described(regions.only(regions.crowd)) == described(MIXED[:1])
+    assert Regions.of(regions) is regions
+    assert len(Regions.of([])) == 0
+    with pytest.raises(IndexError):
+        regions[3]
+
+
+def test_joined_regions_follow_each_other_and_share_classes_and_images():
+    parts = [Regions.of(MIXED[1:]), Regions.of([]), Regions.of(PETS.regions), Regions.of(MIXED)]
+    joined = Regions.joined(parts)
+    assert described(joined) == [line for part in parts for line in described(part)]
+    assert sorted(joined.names) == ["cat", "dog", "rock"]
+    assert len(joined.images) == 2
+    assert described(Regions.joined([joined, joined])) == 2 * described(joined)
+    assert all(r.read_mask().area == 1 for r in joined)
+
+
+def test_area_that_is_not_stated_is_counted():
+    regions = Regions.of([replace(region("dog"), stated_area=7.5), replace(region("dog"), stated_area=None)])
+    assert regions.areas().tolist() == [region.area for region in regions] == [7.5, 1.0]
+
+
+def test_classes_are_counted_and_found_by_name():
+    regions = Regions.of(MIXED).renamed({"cat": "pet"})
+    assert regions.counts() == {"dog": 2, "pet": 1}
+    assert regions.only(regions.called(["pet"])).counts() == {"pet": 1}
+    assert regions.numbered({"pet": 4}).tolist() == [-1, 4, -1]
+    assert regions.renamed({"pet": "dog"}).counts() == {"dog": 3}

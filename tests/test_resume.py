@@ -93,6 +93,7 @@ def test_log_of_a_resumed_run_has_every_step_once(objects, tmp_path, monkeypatch
     run = varied(objects, steps=6)
     train(run, tmp_path / "unbroken")
     interrupt(run, tmp_path / "broken", monkeypatch, after=5)  # One step after its last checkpoint.
+    time.sleep(1)  # TensorBoard reads its files by name, which has whole seconds, then a number that sorts as text.
     train(run, tmp_path / "broken")
     curves = [curve(tmp_path / name) for name in ("broken", "unbroken")]
     assert curves[0] == curves[1]
@@ -194,7 +195,7 @@ def test_another_region_is_drawn_for_one_whose_image_cannot_be_read(broken):
         first = split.train[samples.draw(np.random.default_rng((0, 0, number)))]
         assert bool(sample.skipped) == (str(first.image_path) in names)
         assert str(split.train[sample.number].image_path) not in names
-        assert sample.skipped or split.train[sample.number] is first
+        assert sample.skipped or split.train[sample.number].region_id == first.region_id
         anew += len(sample.skipped)
     assert anew > 3
     batches = list(read_batches(TrainingRegions(split, run), 2, batch_sampler=Draws(run, 0)))

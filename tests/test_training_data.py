@@ -174,6 +174,25 @@ def test_image_may_be_drawn_before_the_region(coco_folder, image_first):
     assert drawn[0] / drawn.total() == pytest.approx(1 / 8 if image_first else 1 / 15, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("image_first", "drawn"),
+    [
+        (False, [3, 1, 5, 4, 6, 1, 1, 3, 9, 1, 1, 9, 1, 13, 10, 9, 9, 15, 15, 7, 0, 15, 4, 15]),
+        (True, [0, 1, 3, 8, 11, 1, 1, 8, 9, 1, 1, 9, 1, 6, 5, 9, 9, 6, 6, 11, 8, 15, 8, 14]),
+    ],
+)
+def test_draws_of_a_seed_are_what_they_always_were(coco_folder, image_first, drawn):
+    """Else a run begun with an older version would go on with other samples. The numbers are of version 0.1's lists."""
+    edit(coco_folder, lambda content: [a.update(category_id=7) for i, a in enumerate(content["annotations"]) if i % 8])
+    edit(coco_folder, lambda content: content["annotations"].reverse())
+    again = replace(COCO, rename={"square": "ring"})
+    sources = data(coco_folder, COCO, again, holdout=0.25, image_first=image_first)
+    split = read_data(sources)
+    assert [region.region_id for region in split.train][:8] == [101, 100, 103, 102, 113, 112, 115, 114]
+    regions = TrainingRegions(split, TrainSettings(data=sources))
+    assert [regions.draw(np.random.default_rng((3, 0, number))) for number in range(24)] == drawn
+
+
 def test_sample_without_variation_is_what_prediction_sees(coco_folder):
     settings = run(coco_folder, augment=STILL)
     split = read_data(settings.data)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from maskwise.metrics import (
     wilson_interval,
 )
 from maskwise.predictor import Predictor
-from maskwise.regions import LabelledRegion, RegionSet, read_by_image
+from maskwise.regions import Regions, RegionSet, read_by_image
 from maskwise.sloppy import make_sloppy
 
 PUBLISHED_BOUNDS = (1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 256_000, 500_000, 1_000_000)
@@ -72,7 +71,7 @@ class Answers:
         pixels: pixels of the mask.
     """
 
-    regions: tuple[LabelledRegion, ...]
+    regions: Regions
     probabilities: Float32[np.ndarray, "regions classes"]
     targets: Int[np.ndarray, " regions"]
     images: Int[np.ndarray, " regions"]
@@ -85,18 +84,18 @@ class Answers:
 
     @property
     def areas(self) -> np.ndarray:
-        """Pixels, as the annotations state them."""
-        return np.array([region.area for region in self.regions], dtype=float)
+        """Pixels, as the annotations state them, else those of the mask."""
+        return np.where(np.isnan(self.regions.stated_area), self.pixels, self.regions.stated_area)
 
     @property
     def crowds(self) -> Bool[np.ndarray, " regions"]:
         """Which regions mark many objects at once."""
-        return np.array([region.crowd for region in self.regions], dtype=bool)
+        return self.regions.crowd
 
     def only(self, chosen: Bool[np.ndarray, " regions"]) -> Answers:
         """The chosen rows."""
         return Answers(
-            tuple(self.regions[i] for i in np.flatnonzero(chosen)),
+            self.regions.only(chosen),
             self.probabilities[chosen],
             self.targets[chosen],
             self.images[chosen],
@@ -144,21 +143,22 @@ def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "", sloppy
 
 def _known_regions(classes: Sequence[str], regions: RegionSet) -> tuple[RegionSet, dict[str, int]]:
     """The regions of classes that the model knows, and how many others (crowds not counted) there are by class."""
-    if not regions.regions:
+    if not len(regions.regions):
         raise AnnotationError("no region is left to be evaluated; look at --ignore, --min-area and the annotations")
-    known = replace(regions, regions=tuple(r for r in regions.regions if r.name in set(classes)))
-    if all(region.crowd for region in known.regions):
+    has_class = regions.regions.called(classes)
+    known = regions.only(has_class)
+    if known.regions.crowd.all():
         raise AnnotationError(
             f"none of the {len(regions.regions)} regions can be evaluated: without crowds, none has a class that the"
             f" model knows; the regions' classes are {', '.join(c.name for c in regions.categories) or 'none'};"
             f" the model's are {', '.join(classes)}; rename classes to the model's names"
         )
-    return known, dict(Counter(r.name for r in regions.regions if r.name not in set(classes) and not r.crowd))
+    return known, regions.regions.only(~has_class & ~regions.regions.crowd).counts()
 
 
 def _sloppy(predictor: Predictor, regions: RegionSet) -> dict[str, dict[str, float]]:
     """Accuracies under each kind of worse mask; crowds left out."""
-    counted = replace(regions, regions=tuple(region for region in regions.regions if not region.crowd))
+    counted = regions.only(~regions.regions.crowd)
     found = {}
     for kind in JUDGED_SLOPPY:
         micro, macro = _accuracies(_ask(predictor, counted, kind))
@@ -183,7 +183,7 @@ def _ask(predictor: Predictor, regions: RegionSet, sloppy_kind: str | None = Non
     return Answers(
         regions.regions,
         np.concatenate(rows)[back],
-        np.array([index[region.name] for region in regions.regions]),
+        regions.regions.numbered(index),
         np.array(images)[back],
         np.array(pixels)[back],
     )
@@ -298,6 +298,8 @@ def _first_images(
 def _prediction_rows(answers: Answers, classes: Sequence[str]) -> list[list[Any]]:
     confidence = answers.probabilities.max(axis=1).astype(float).round(4).tolist()
     return [
-        [region.image_id, region.region_id, region.name, classes[best], probability, region.area, region.crowd]
-        for region, best, probability in zip(answers.regions, answers.predicted, confidence, strict=True)
+        [region.image_id, region.region_id, region.name, classes[best], probability, area, region.crowd]
+        for region, best, probability, area in zip(
+            answers.regions, answers.predicted, confidence, answers.areas.tolist(), strict=True
+        )
     ]

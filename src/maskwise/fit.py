@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from maskwise import __version__
@@ -19,7 +18,7 @@ from maskwise.errors import AnnotationError, ImageError
 from maskwise.heads import Kind, Trial, choose_head
 from maskwise.modelfile import ModelInfo, embedded_model, write_with_head
 from maskwise.predictor import Predictor
-from maskwise.regions import LabelledRegion, RegionSet, read_by_image
+from maskwise.regions import LabelledRegion, RegionSet, grouped, read_by_image
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,8 @@ def fit(
         InputError: the output cannot be written.
     """
     start = time.perf_counter()
-    known = replace(regions, regions=tuple(region for region in regions.regions if not region.crowd))
-    counts = Counter(region.name for region in known.regions)
+    known = regions.regions.only(~regions.regions.crowd)
+    counts = known.counts()
     categories = tuple(category for category in regions.categories if category.name in counts)
     if len(categories) < 2:
         raise AnnotationError(
@@ -77,10 +76,9 @@ def fit(
             f" ({', '.join(counts) or 'none'}); label regions of another class too"
         )
     predictor = Predictor(model, device=device, threads=threads)
-    embeddings = embed_regions(predictor, known.regions)
-    index = {category.name: number for number, category in enumerate(categories)}
-    targets = np.array([index[region.name] for region in known.regions])
-    images = np.unique([str(region.image_path) for region in known.regions], return_inverse=True)[1]
+    embeddings = embed_regions(predictor, known)
+    targets = known.numbered({category.name: number for number, category in enumerate(categories)})
+    images = np.unique(known.images[known.image], return_inverse=True)[1]
     trials = choose_head(head, embeddings, targets, images)
     fitted = trials[0].fit(embeddings, targets)
     source = Path(model) if model is not None else embedded_model()
@@ -138,19 +136,21 @@ def spread_over_images(regions: RegionSet, per_class: int, *, seed: int = 0) -> 
         per_class: at least 1.
         seed: of the draw.
     """
-    order = np.random.default_rng(seed).permutation(len(regions.regions)).tolist()
-    met: Counter[tuple[str, str]] = Counter()
-    ranked = []
-    for number in order:
-        region = regions.regions[number]
-        if not region.crowd:
-            ranked.append((met[region.name, str(region.image_path)], number))  # 0: the first of its class there.
-            met[region.name, str(region.image_path)] += 1
-    kept: Counter[str] = Counter()
-    chosen = []
-    for _, number in sorted(ranked, key=lambda pair: pair[0]):
-        name = regions.regions[number].name
-        if kept[name] < per_class:
-            kept[name] += 1
-            chosen.append(number)
-    return replace(regions, regions=tuple(regions.regions[number] for number in sorted(chosen)))
+    found = regions.regions
+    order = np.random.default_rng(seed).permutation(len(found))
+    order = order[~found.crowd[order]]
+    met = _times_met(found.name[order].astype(np.int64) * len(found.images) + found.image[order])
+    order = order[np.argsort(met, kind="stable")]  # The first of its class in its image, then every second one, ...
+    return RegionSet(regions.categories, found.only(np.sort(order[_times_met(found.name[order]) < per_class])))
+
+
+def _times_met(codes: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """How often each value has stood before.
+
+    >>> _times_met(np.array([7, 3, 7, 7])).tolist()
+    [0, 0, 1, 2]
+    """
+    times = np.empty(len(codes), dtype=np.int64)
+    for positions in grouped(codes):
+        times[positions] = np.arange(len(positions))
+    return times

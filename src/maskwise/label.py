@@ -12,12 +12,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from maskwise.coco import CocoFile, image_path
+from maskwise.coco import CocoFile, image_paths
 from maskwise.errors import AnnotationError, MissingExtraError
-from maskwise.files import check_output, write_json
+from maskwise.files import check_output, read_json, write_json
 from maskwise.images import load_image
 from maskwise.predictor import Predictor, check_top
-from maskwise.regions import Category
+from maskwise.regions import Category, grouped
 
 Answer = dict[str, Any]
 """What is found for one annotation: names and scores, the most probable first."""
@@ -29,7 +29,7 @@ class Task:
 
     image_id: int | str
     path: Path
-    positions: tuple[int, ...]
+    positions: list[int]
 
 
 def label(
@@ -47,7 +47,7 @@ def label(
     goes when the output is there.
 
     Args:
-        coco: the segments; their categories, if any, are not looked at.
+        coco: the segments, read from a file; their categories, if any, are not looked at.
         images_dir: folder of the images.
         output: the file to write; appears whole.
         predictor_of: opens the model (in each worker, with the engine `ray`).
@@ -58,7 +58,8 @@ def label(
         How many annotations were named in this run, those taken from a former one not counted.
 
     Raises:
-        AnnotationError: an image id without a file, or a partial file of another run.
+        AnnotationError: an image id without a file, a partial file of another run, or a file that has changed since
+            the run began.
         ImageError, MaskError: an image or a segment that cannot be used; the message names it.
         InputError: top is below 1, or the output cannot be written there.
         MissingExtraError: the engine is not installed.
@@ -80,18 +81,18 @@ def label(
             append(task.image_id, answers)
             done[str(task.image_id)] = answers
             bar.update()
-    write_json(output, merged(coco, tasks, done, predictor.info.categories), indent=None)
+    content = read_json(coco.path)
+    if _run_key(coco, predictor, top) != key:
+        raise AnnotationError(f"{coco.path}: has changed while it was being named; begin anew")
+    write_json(output, merged(content, tasks, done, predictor.info.categories), indent=None)
     partial.unlink()
     return sum(len(task.positions) for task in open_tasks)
 
 
 def _tasks(coco: CocoFile, images_dir: Path) -> list[Task]:
-    positions: dict[int | str, list[int]] = {}
-    for position, annotation in enumerate(coco.annotations):
-        positions.setdefault(annotation["image_id"], []).append(position)
-    return [
-        Task(image_id, image_path(coco, images_dir, image_id), tuple(where)) for image_id, where in positions.items()
-    ]
+    positions = [where.tolist() for where in grouped(coco.index.image)]
+    paths = image_paths(coco, images_dir, [int(coco.index.image[where[0]]) for where in positions])
+    return [Task(coco.ids(where[0])[0], Path(path), where) for where, path in zip(positions, paths, strict=True)]
 
 
 def answer_task(coco: CocoFile, task: Task, predictor: Predictor, top: int) -> list[Answer]:
@@ -102,7 +103,7 @@ def answer_task(coco: CocoFile, task: Task, predictor: Predictor, top: int) -> l
         MaskError: a segment is malformed, empty, or of another size than the image; the message names the annotation.
     """
     image = load_image(task.path)
-    masks = [coco.mask(coco.annotations[position], image.shape[:2]) for position in task.positions]
+    masks = [coco.mask(position, image.shape[:2]) for position in task.positions]
     predictions = predictor.predict(image, masks, top=top)
     return [
         {"top_names": [n.name for n in p.names], "top_scores": [round(n.probability, 6) for n in p.names]}
@@ -150,14 +151,14 @@ def _ray(
 
 
 def merged(
-    coco: CocoFile, tasks: Iterable[Task], done: dict[str, list[Answer]], known: tuple[Category, ...]
+    content: dict[str, Any], tasks: Iterable[Task], done: dict[str, list[Answer]], known: tuple[Category, ...]
 ) -> dict[str, Any]:
-    """The file's content with names: every field and every order kept, `category_id`, `score` and top-k set.
+    """A COCO file's content with names: every field and every order kept, `category_id`, `score` and top-k set.
 
     Classes keep the ids that the file gives their names; the model's further classes are added to `categories`, under
     the model's ids where those are free.
     """
-    categories = [dict(record) for record in coco.content.get("categories", [])]
+    categories = [dict(record) for record in content.get("categories", [])]
     ids = {record["name"]: record["id"] for record in categories}
     for category in known:
         if category.name not in ids:
@@ -166,7 +167,7 @@ def merged(
                 category.id if category.id not in taken else max(i for i in taken if isinstance(i, int)) + 1
             )
             categories.append({"id": ids[category.name], "name": category.name})
-    annotations = list(coco.annotations)
+    annotations = list(content["annotations"])
     for task in tasks:
         for position, answer in zip(task.positions, done[str(task.image_id)], strict=True):
             names, scores = answer["top_names"], answer["top_scores"]
@@ -177,12 +178,13 @@ def merged(
                 "top_category_ids": [ids[name] for name in names],
                 "top_scores": scores,
             }
-    return {**coco.content, "annotations": annotations, "categories": categories}
+    return {**content, "annotations": annotations, "categories": categories}
 
 
 def _run_key(coco: CocoFile, predictor: Predictor, top: int) -> str:
     """What a partial file must have come from to be gone on with."""
-    digest = hashlib.sha256(coco.path.read_bytes())
+    with coco.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
     digest.update(json.dumps([predictor.info.to_metadata(), top]).encode())
     return digest.hexdigest()
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, Int64, UInt8
 from PIL import Image
 
 from maskwise.errors import AnnotationError, ImageError
 from maskwise.images import image_size
 from maskwise.masks import Mask
-from maskwise.regions import Category, LabelledRegion, RegionSet
+from maskwise.regions import Category, Regions, RegionSet
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -79,27 +80,60 @@ def regions_from_label_maps(
     label_paths = _files(labels_dir, (".png",))
     if not label_paths:
         raise AnnotationError(f"{labels_dir}: has no label map (*.png)")
-    images = defaultdict(list)
+    candidates = defaultdict(list)
     for path in _files(images_dir, IMAGE_SUFFIXES):
-        images[path.stem].append(path)
-    regions = []
-    for label_path in label_paths:
-        image = _image_of(label_path, images[label_path.stem], Path(images_dir))
-        labels = read_label_map(label_path)
-        _check_size(labels, label_path, image)
-        for value, component, area in _components(labels, len(names), min_area):
-            regions.append(
-                LabelledRegion(
-                    image_path=image,
-                    image_id=label_path.stem,
-                    region_id=f"{label_path.stem}/{value}/{component}",
-                    name=names[value],
-                    area=float(area),
-                    crowd=False,
-                    read_mask=partial(_component_mask, label_path, value, component),
-                )
-            )
-    return RegionSet(tuple(Category(value, name) for value, name in enumerate(names)), tuple(regions))
+        candidates[path.stem].append(path)
+    images, found = [], []
+    for path in label_paths:
+        images.append(_image_of(path, candidates[path.stem], Path(images_dir)))
+        labels = read_label_map(path)
+        _check_size(labels, path, images[-1])
+        found.append(_components(labels, len(names), min_area))
+    maps = np.repeat(np.arange(len(found), dtype=np.int32), [len(rows) for rows in found])
+    value, component, area = np.concatenate(found).T
+    regions = Regions(
+        names=names,
+        images=np.array([os.fsencode(image) for image in images], dtype=bytes),
+        sources=(LabelMaps(tuple(label_paths), maps, value, component),),
+        name=value.astype(np.int32),
+        image=maps,
+        stated_area=area.astype(np.float64),
+        crowd=np.zeros(len(maps), dtype=bool),
+        source=np.zeros(len(maps), dtype=np.int32),
+        record=np.arange(len(maps), dtype=np.int64),
+    )
+    return RegionSet(tuple(Category(value, name) for value, name in enumerate(names)), regions)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMaps:
+    """Label maps as a source of regions: a record is a connected component of a class.
+
+    Attributes:
+        paths: the label maps.
+        map: number of each record's label map.
+        value: its pixel value.
+        component: its number among the components of that value in the label map, from 1.
+    """
+
+    paths: tuple[Path, ...]
+    map: Int32[np.ndarray, " records"]
+    value: Int64[np.ndarray, " records"]
+    component: Int64[np.ndarray, " records"]
+
+    def ids(self, record: int) -> tuple[str, str]:
+        """The label map's name without suffix, and name/value/component."""
+        name = self.paths[self.map[record]].stem
+        return name, f"{name}/{self.value[record]}/{self.component[record]}"
+
+    def read_mask(self, record: int, _: Path) -> Mask:
+        """The component's pixels.
+
+        Raises:
+            AnnotationError: the label map cannot be read again.
+        """
+        value, component = int(self.value[record]), int(self.component[record])
+        return Mask.from_array(_numbered(self.paths[self.map[record]], value) == component)
 
 
 def _files(folder: str | os.PathLike[str], suffixes: tuple[str, ...]) -> list[Path]:
@@ -135,20 +169,18 @@ def _check_size(labels: np.ndarray, label_path: Path, image: Path) -> None:
         )
 
 
-def _components(labels: UInt8[np.ndarray, "height width"], classes: int, min_area: int) -> list[tuple[int, int, int]]:
-    """(value, component number, pixels) of every large enough component of a label map."""
+def _components(
+    labels: UInt8[np.ndarray, "height width"], classes: int, min_area: int
+) -> Int64[np.ndarray, "components 3"]:
+    """Value, component number and pixels of every large enough component of a label map."""
     found = []
     for value in np.unique(labels[labels < classes]).tolist():
         count, _, stats, _ = cv2.connectedComponentsWithStats((labels == value).astype(np.uint8), connectivity=8)
         areas = stats[1:count, cv2.CC_STAT_AREA].tolist()
         found += [(value, number, area) for number, area in enumerate(areas, start=1) if area >= min_area]
-    return found
+    return np.array(found, dtype=np.int64).reshape(-1, 3)
 
 
 @lru_cache(maxsize=8)
 def _numbered(label_path: Path, value: int) -> np.ndarray:
     return cv2.connectedComponents((read_label_map(label_path) == value).astype(np.uint8), connectivity=8)[1]
-
-
-def _component_mask(label_path: Path, value: int, component: int) -> Mask:
-    return Mask.from_array(_numbered(label_path, value) == component)

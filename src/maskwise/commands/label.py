@@ -49,4 +49,4 @@ class Command:
         threads = self.threads or (1 if self.engine == "ray" else None)
         predictor_of = partial(Predictor, self.model, device=self.device, threads=threads)
         named = label(coco, self.images, self.output, predictor_of, top=self.top, engine=self.engine)
-        print(f"{self.output}: {len(coco.annotations)} annotations, {named} named in this run")
+        print(f"{self.output}: {len(coco.index.start)} annotations, {named} named in this run")

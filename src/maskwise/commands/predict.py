@@ -136,17 +136,19 @@ def segments_of_image(path: Path, file_name: str, image_hw: tuple[int, int]) -> 
         AnnotationError: the file breaks the format, or has several images and none of that name, or no segment of it.
         MaskError: a segment is malformed, empty or of another size.
     """
-    from maskwise.coco import check_coco, segments_as_coco
-    from maskwise.files import read_json
+    import numpy as np
 
-    coco = check_coco(path, segments_as_coco(read_json(path), file_name), labelled=False)
-    ids = {i for i, image in coco.images.items() if Path(image["file_name"]).name == file_name}
-    if not ids and len(coco.images) == 1:
-        ids = set(coco.images)
-    found = [a for a in coco.annotations if a["image_id"] in ids]
-    if not found:
+    from maskwise.coco import read_segments
+
+    coco = read_segments(path, file_name)
+    count = len(coco.index.file_name)
+    images = [image for image in range(count) if Path(coco.file_name(image)).name == file_name]
+    if not images and count == 1:
+        images = [0]
+    found = np.flatnonzero(np.isin(coco.index.image, images))
+    if not len(found):
         raise AnnotationError(f"{path}: has no segment of an image called {file_name}")
-    return [(f"segment {a['id']}", coco.mask(a, image_hw)) for a in found]
+    return [(f"segment {coco.ids(row)[1]}", coco.mask(row, image_hw)) for row in found.tolist()]
 
 
 def print_table(regions: list[str], predictions: list[Prediction]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,5 +68,6 @@ class Source:
             regions = regions_from_label_maps(self.label_maps, self.images, self.classes, min_area=self.min_area)
         else:
             regions = regions_from_coco(self.annotations, self.images)
-            regions = replace(regions, regions=tuple(r for r in regions.regions if r.area >= self.min_area))
+            if self.min_area:  # Areas that the file does not state are counted, which takes its time.
+                regions = regions.only(regions.regions.areas() >= self.min_area)
         return regions.without(self.ignore).renamed(dict(text.split("=", 1) for text in self.rename))

@@ -8,16 +8,15 @@ region is drawn for its sample, by the same rule, and the sample says so.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -26,7 +25,7 @@ from maskwise.errors import ImageError, InputError, MaskError, SettingsError
 from maskwise.images import Pixels, load_image
 from maskwise.labelmaps import regions_from_label_maps
 from maskwise.masks import Mask, check_size
-from maskwise.regions import Category, LabelledRegion, RegionSet
+from maskwise.regions import Category, LabelledRegion, Regions, RegionSet, by_first_mention
 from maskwise.training.augment import jitter_colours, jitter_crop, jitter_flip, sloppy_mask, window_batch, window_view
 from maskwise.training.batches import Sample, Skipped
 from maskwise.training.settings import DataSettings, SourceSettings, TrainSettings, expand
@@ -48,9 +47,9 @@ class Split:
     """
 
     categories: tuple[Category, ...]
-    train: tuple[LabelledRegion, ...]
-    holdout: tuple[LabelledRegion, ...]
-    calibrates: tuple[bool, ...]
+    train: Regions
+    holdout: Regions
+    calibrates: Bool[np.ndarray, " holdout"]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,16 +57,19 @@ class Split:
         return tuple(category.name for category in self.categories)
 
     def digest(self) -> str:
-        """Changes with the classes and with the regions' numbers, names and images, not with where the folders lie."""
+        """Changes with the classes and with the regions' places, names and images, not with where the folders lie."""
         digest = hashlib.sha256(repr(self.names).encode())
-        for region in (*self.train, *self.holdout):
-            digest.update(repr((region.image_path.name, region.region_id, region.name)).encode())
+        for part in (self.train, self.holdout):
+            digest.update(repr(part.names).encode())
+            digest.update(b"/".join(map(os.path.basename, part.images.tolist())))
+            for column in (part.name, part.image, part.source, part.record):
+                digest.update(column.tobytes())
         return digest.hexdigest()[:16]
 
     def holding(self, numbers: Sequence[int]) -> Split:
         """The same with some of its held-out regions, those of the given numbers, in that order."""
-        holdout = tuple(self.holdout[number] for number in numbers)
-        return replace(self, holdout=holdout, calibrates=tuple(self.calibrates[number] for number in numbers))
+        chosen = np.array(numbers, dtype=np.int64)
+        return replace(self, holdout=self.holdout.only(chosen), calibrates=self.calibrates[chosen])
 
     def calibration_weights(self, class_power: float) -> Float[Tensor, " holdout"]:
         """What each held-out region counts for when the temperature is set.
@@ -77,16 +79,12 @@ class Split:
         Args:
             class_power: `DataSettings.class_power`.
         """
-        learned = Counter(region.name for region in self.train)
-        chosen = Counter(r.name for r, calibrates in zip(self.holdout, self.calibrates, strict=True) if calibrates)
-        return torch.tensor(
-            [
-                learned[region.name] ** class_power / chosen[region.name]
-                if calibrates and region.name in learned
-                else 0.0
-                for region, calibrates in zip(self.holdout, self.calibrates, strict=True)
-            ]
-        )
+        index = {name: i for i, name in enumerate(self.names)}
+        classes = self.holdout.numbered(index)
+        learned = np.bincount(self.train.numbered(index), minlength=len(index))
+        chosen = np.bincount(classes[self.calibrates], minlength=len(index))
+        weights = np.where(learned > 0, learned.astype(float) ** class_power / np.maximum(chosen, 1), 0.0)
+        return torch.from_numpy(np.where(self.calibrates, weights[classes], 0.0)).float()
 
 
 def read_source(source: SourceSettings, root: Path, *, images_required: bool = True) -> RegionSet:
@@ -110,7 +108,7 @@ def read_source(source: SourceSettings, root: Path, *, images_required: bool = T
             root / source.label_maps, root / source.images, root / source.classes_file, min_area=source.min_area
         )
     regions = regions.without(source.ignore).renamed(source.rename)
-    return RegionSet(regions.categories, tuple(r for r in regions.regions if not r.crowd))
+    return regions.only(~regions.regions.crowd)
 
 
 def read_data(settings: DataSettings) -> Split:
@@ -126,22 +124,19 @@ def read_data(settings: DataSettings) -> Split:
         raise SettingsError("no source has calibrate = true, so nothing would set the temperature; let one of them")
     root = Path(expand(settings.data_root))
     sets = [read_source(source, root, images_required=False) for source in settings.sources]
-    train, holdout, calibrates = [], [], []
-    for source, regions in zip(settings.sources, sets, strict=True):
-        for region in regions.regions:
-            if _held_out(region.image_path, settings.holdout):
-                holdout.append(region)
-                calibrates.append(source.calibrate)
-            else:
-                train.append(region)
-    if not train:
+    regions = Regions.joined([found.regions for found in sets])
+    calibrates = np.repeat([source.calibrate for source in settings.sources], [len(found.regions) for found in sets])
+    held_out = np.array([_held_out(file, settings.holdout) for file in regions.images], dtype=bool)[regions.image]
+    if held_out.all():
         raise SettingsError("the sources have no region to learn from")
-    return Split(_merge_categories(sets), tuple(train), tuple(holdout), tuple(calibrates))
+    return Split(
+        _merge_categories(sets), regions.only(~held_out), regions.only(held_out), calibrates[held_out].astype(bool)
+    )
 
 
-def _held_out(path: Path, fraction: float) -> bool:
+def _held_out(file: bytes, fraction: float) -> bool:
     """By a hash of the file's name: the same on every machine, and unmoved when images are added."""
-    digest = hashlib.sha256(path.name.encode()).digest()
+    digest = hashlib.sha256(os.path.basename(file)).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < fraction
 
 
@@ -239,27 +234,22 @@ class TrainingRegions(Dataset):
     def __init__(self, split: Split, settings: TrainSettings) -> None:
         self.settings = settings
         self.regions = split.train
-        self.index = {name: i for i, name in enumerate(split.names)}
-        self._by_class: dict[str, list[list[int]]] = {}
-        for name, numbers in self._grouped(range(len(self.regions)), "name").items():
-            images = self._grouped(numbers, "image_path").values() if settings.data.image_first else [numbers]
-            self._by_class[name] = list(images)
-        counts = np.array([sum(map(len, groups)) for groups in self._by_class.values()], dtype=float)
-        weights = counts**settings.data.class_power
-        self._names = list(self._by_class)
+        self.targets = split.train.numbered({name: i for i, name in enumerate(split.names)})
+        # Classes, and the images of each, are drawn from in the order of first mention.
+        classes = groups = by_first_mention(self.regions.name)
+        if settings.data.image_first:
+            images = len(self.regions.images)
+            groups = by_first_mention(self.regions.name.astype(np.int64) * images + self.regions.image)
+        self._order = np.lexsort((groups, classes))
+        self._groups = _bounds(groups[self._order])
+        self._classes = _bounds(classes[self._order][self._groups[:-1]])
+        weights = np.bincount(classes).astype(float) ** settings.data.class_power
         self._probabilities = weights / weights.sum()
-
-    def _grouped(self, numbers: Iterable[int], attribute: str) -> dict[Any, list[int]]:
-        groups = defaultdict(list)
-        for number in numbers:
-            groups[getattr(self.regions[number], attribute)].append(number)
-        return groups
 
     def draw(self, rng: np.random.Generator) -> int:
         """The number of a region, at random."""
-        groups = self._by_class[self._names[rng.choice(len(self._names), p=self._probabilities)]]
-        group = groups[rng.integers(len(groups))]
-        return group[rng.integers(len(group))]
+        group = _between(self._classes, rng.choice(len(self._probabilities), p=self._probabilities), rng)
+        return int(self._order[_between(self._groups, group, rng)])
 
     def __getitem__(self, draw: Draw) -> Sample:
         """A sample; where images cannot be read, of the first region drawn for it whose image can.
@@ -278,7 +268,7 @@ class TrainingRegions(Dataset):
             except ImageError as error:
                 skipped.append(Skipped(str(self.regions[number].image_path), str(error)))
                 continue
-            return Sample(pixels, coverage, self.index[self.regions[number].name], number, tuple(skipped))
+            return Sample(pixels, coverage, int(self.targets[number]), number, tuple(skipped))
         raise InputError(
             f"most images cannot be read: {TRIES} in a row, the last of them: {skipped[-1].why}; mend the data, then"
             " start the run again"
@@ -297,12 +287,20 @@ class TrainingRegions(Dataset):
         return jitter_colours(pixels, augment, rng), coverage
 
 
+def _bounds(rising: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " bounds"]:
+    """Where each run of one value begins, and where the last one ends."""
+    return np.append(np.flatnonzero(np.diff(rising, prepend=-1)), len(rising))
+
+
+def _between(bounds: Int64[np.ndarray, " n"], run: int, rng: np.random.Generator) -> int:
+    """A place in a run, at random."""
+    return int(bounds[run] + rng.integers(bounds[run + 1] - bounds[run]))
+
+
 class PlainRegions(Dataset):
     """Given regions as prediction would see them, in order."""
 
-    def __init__(
-        self, regions: tuple[LabelledRegion, ...], view: ViewSettings, categories: tuple[Category, ...]
-    ) -> None:
+    def __init__(self, regions: Sequence[LabelledRegion], view: ViewSettings, categories: tuple[Category, ...]) -> None:
         self.regions = regions
         self.view = view
         self.index = {category.name: i for i, category in enumerate(categories)}
@@ -317,8 +315,8 @@ class PlainRegions(Dataset):
             AnnotationError, MaskError: its mask cannot be made, or is of another size than its image.
         """
         region = self.regions[number]
-        mask = region.read_mask()
         try:
+            mask = region.read_mask()
             image = image_of(region, mask)
         except ImageError as error:
             return Skipped(str(region.image_path), str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from maskwise.files import make_folder
@@ -69,7 +70,7 @@ def first_samples(split: Split, settings: TrainSettings, count: int = SHOWN) -> 
 
 
 def _counts(split: Split) -> str:
-    images = len({region.image_path for region in (*split.train, *split.holdout)})
+    images = len(np.union1d(split.train.image, split.holdout.image))
     return (
         f"{len(split.train):,} regions to learn from, {len(split.holdout):,} held out;"
         f" {len(split.categories)} classes; {images:,} images"
@@ -97,6 +98,6 @@ def _learning(split: Split, settings: TrainSettings) -> str:
 
 
 def _unseen(split: Split) -> list[str]:
-    seen = {region.name for region in split.train}
+    seen = split.train.counts()
     missing = [name for name in split.names if name not in seen]
     return [f"without a region to learn from: {', '.join(missing)}"] if missing else []

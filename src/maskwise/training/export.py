@@ -220,7 +220,7 @@ class _Views:
 
     def __init__(self, split: Split, checkpoint: Checkpoint) -> None:
         order = np.random.default_rng(0).permutation(len(split.train))[:CALIBRATION_REGIONS]
-        regions = tuple(split.train[i] for i in order)
+        regions = split.train.only(order)
         self._feeds = self._read(PlainRegions(regions, checkpoint.settings.view, split.categories))
 
     @staticmethod

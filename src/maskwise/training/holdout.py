@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ def holdout_answers(
 
 def answers_on(
     network: nn.Module,
-    regions: tuple[LabelledRegion, ...],
+    regions: Sequence[LabelledRegion],
     split: Split,
     settings: TrainSettings,
     accelerator: accelerate.Accelerator | None = None,

@@ -1,0 +1,219 @@
+"""What opening a COCO file of COCO train2017's size takes, and reading a mask of it: Maskwise beside pycocotools.
+
+A real file is tiled to as many images and annotations. Every contender opens it in a fresh process of its own, in turn;
+figures are medians of the rounds. Run from the repository's root:
+python benchmarks/coco_index.py $MASKWISE_DATA/coco/annotations/instances_train2017.json -o benchmarks/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from light import processor
+
+IMAGES = 118_000
+ANNOTATIONS = 860_000
+ROUNDS = 3
+MASKS = 300
+CONTENDERS = {
+    "pycocotools": "pycocotools.COCO(file)",
+    "maskwise": "read_coco(file)",
+    "maskwise, kept index": "read_coco(file, cache=folder), the index kept there",
+}
+
+
+def tile(source: Path, target: Path, images: int, annotations: int) -> None:
+    """Write a COCO file of many images by repeating one of few, under new ids and file names.
+
+    Args:
+        source: a COCO file.
+        target: the file to write.
+        images: how many; the source's in turn.
+        annotations: how many, left out evenly among those that the images bring.
+    """
+    content = json.loads(source.read_bytes())
+    of_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        of_image[annotation["image_id"]].append(annotation)
+    tiled = [content["images"][number % len(content["images"])] for number in range(images)]
+    offered = sum(len(of_image[image["id"]]) for image in tiled)
+    if offered < annotations:
+        raise SystemExit(f"{images} images of {source} bring {offered} annotations, not {annotations}")
+
+    def kept() -> Iterator[dict[str, Any]]:
+        number = count = 0
+        for row, image in enumerate(tiled):
+            for annotation in of_image[image["id"]]:
+                number += 1
+                if number * annotations // offered > count:
+                    count += 1
+                    yield {**annotation, "id": count, "image_id": row + 1}
+
+    renamed = ({**image, "id": row + 1, "file_name": f"{row + 1:012}.jpg"} for row, image in enumerate(tiled))
+    with open(target, "w", encoding="utf-8") as file:
+        file.write(f'{{"categories": {_compact(content["categories"])}')
+        for section, records in (("images", renamed), ("annotations", kept())):
+            file.write(f', "{section}": [')
+            for row, record in enumerate(records):
+                file.write(("," if row else "") + _compact(record))
+            file.write("]")
+        file.write("}")
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def open_with_pycocotools(path: Path) -> tuple[int, Callable[[int], Any]]:
+    """Number of annotations, and what gives the mask of one."""
+    from pycocotools.coco import COCO
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(path)
+    return len(coco.dataset["annotations"]), lambda row: coco.annToMask(coco.dataset["annotations"][row])
+
+
+def open_with_maskwise(path: Path, cache: str | None) -> tuple[int, Callable[[int], Any]]:
+    """Number of annotations, and what gives the mask of one."""
+    from maskwise.coco import read_coco
+
+    coco = read_coco(path, labelled=True, cache=cache)
+    return len(coco.index.start), lambda row: coco.read_mask(row, path)
+
+
+def measure(contender: str, path: Path, cache: str) -> dict[str, float]:
+    """Seconds and peak memory of opening the file, and microseconds of a mask, in this process."""
+    wall, processor = time.perf_counter(), time.process_time()
+    if contender == "pycocotools":
+        count, mask_of = open_with_pycocotools(path)
+    else:
+        count, mask_of = open_with_maskwise(path, cache if "kept" in contender else None)
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rows = np.random.default_rng(0).integers(0, count, MASKS).tolist()
+    started = time.process_time()
+    for row in rows:
+        mask_of(row)
+    mask = (time.process_time() - started) / MASKS
+    return {
+        "annotations": count,
+        "seconds": wall,
+        "processor_seconds": processor,
+        "peak_megabytes": peak / 1e6,
+        "mask_processor_microseconds": mask * 1e6,
+    }
+
+
+def in_own_process(contender: str, path: Path, cache: str) -> dict[str, float]:
+    """A measurement in a fresh process, whose memory is its own."""
+    command = [sys.executable, __file__, str(path), "--contender", contender, "--cache", cache]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def compare(source: Path, images: int, annotations: int, rounds: int) -> dict[str, Any]:
+    """All contenders in turn, several times over; medians."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, cache = Path(folder) / "tiled.json", str(Path(folder) / "cache")
+        tile(source, path, images, annotations)
+        size = path.stat().st_size
+        in_own_process("maskwise, kept index", path, cache)  # Keeps it.
+        kept = sum(file.stat().st_size for file in Path(cache).iterdir())
+        found = [{name: in_own_process(name, path, cache) for name in CONTENDERS} for _ in range(rounds)]
+    medians = {
+        name: {key: float(f"{statistics.median(r[name][key] for r in found):.4g}") for key in found[0][name]}
+        for name in CONTENDERS
+    }
+    return {
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "load": round(os.getloadavg()[0], 1),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+        ).stdout.strip(),
+        "python": platform.python_version(),
+        "pycocotools": version("pycocotools"),
+        "msgspec": version("msgspec"),
+        "images": images,
+        "annotations": annotations,
+        "file_megabytes": round(size / 1e6, 1),
+        "kept_index_megabytes": round(kept / 1e6, 1),
+        "rounds": rounds,
+        "contenders": medians,
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """The figures as a table."""
+    from maskwise.report import table
+
+    base = found["contenders"]["pycocotools"]
+    rows = []
+    for name, call in CONTENDERS.items():
+        figures = found["contenders"][name]
+        shares = [figures[key] / base[key] for key in ("processor_seconds", "peak_megabytes")]
+        rows.append(
+            (
+                f"`{call}`",
+                f"{figures['processor_seconds']:.2f} s",
+                f"{figures['seconds']:.2f} s",
+                f"{figures['peak_megabytes']:.0f} MB",
+                f"{shares[0]:.0%} / {shares[1]:.0%}",
+                f"{figures['mask_processor_microseconds']:.0f} µs",
+            )
+        )
+    header = ("to open", "processor", "wall", "peak memory", "of pycocotools' time / memory", "then a mask")
+    return "\n".join(
+        [
+            f"# Opening a COCO file of {found['annotations']:,} annotations in {found['images']:,} images",
+            "",
+            f"{found['file_megabytes']:.0f} MB of JSON; each in a process of its own, in turn, median of"
+            f" {found['rounds']} ({found['machine']}, {found['load']:g} processes at work on average). Peak memory is"
+            " resident, imports and the mapped file included; a mask is processor time, of annotations at random. The"
+            f" index that is kept is {found['kept_index_megabytes']:.0f} MB; opening it includes hashing the file.",
+            "",
+            table(header, rows),
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Measure everything and write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path, help="COCO file to tile")
+    parser.add_argument("-o", "--output", type=Path, help="folder to write; made if missing")
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--annotations", type=int, default=ANNOTATIONS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--contender", choices=CONTENDERS, help="measure this one alone, on the file as it is")
+    parser.add_argument("--cache", default="")
+    args = parser.parse_args()
+    if args.contender:
+        print(json.dumps(measure(args.contender, args.source, args.cache)))
+        return
+    from maskwise.files import make_folder, write_json, write_text
+
+    folder = make_folder(args.output)
+    found = compare(args.source, args.images, args.annotations, args.rounds)
+    write_json(folder / "coco-index.json", found)
+    write_text(folder / "coco-index.md", page(found))
+    print((folder / "coco-index.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
