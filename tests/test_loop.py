@@ -18,7 +18,8 @@ from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint
 from maskwise.training.data import read_data
 from maskwise.training.holdout import holdout_answers
-from maskwise.training.loop import loss_of, make_optimiser, network_of, rate_factor, set_mode, train
+from maskwise.training.loop import network_of, train
+from maskwise.training.optimise import loss_of, make_optimiser, rate_factor, set_mode
 from maskwise.training.settings import (
     AugmentSettings,
     DataSettings,

@@ -13,7 +13,8 @@ from maskwise.predictor import Predictor
 from maskwise.sheet import Tile, sheet, write_picture
 from maskwise.training.builder import build_network
 from maskwise.training.data import Draws, Split, TrainingRegions, read_data
-from maskwise.training.loop import check_frozen, probe_size, set_mode
+from maskwise.training.loop import probe_size
+from maskwise.training.optimise import check_frozen, set_mode
 from maskwise.training.settings import TrainSettings, expand
 
 PICTURE = "dry-run.png"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import math
 import platform
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import Any
 
 import accelerate
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -37,6 +35,7 @@ from maskwise.training.checkpoint import (
 from maskwise.training.data import Draws, Split, TrainingRegions, batch_shape, read_data
 from maskwise.training.holdout import accuracy, holdout_answers
 from maskwise.training.network import RegionClassifier
+from maskwise.training.optimise import check_frozen, loss_of, make_optimiser, rate_factor, set_mode
 from maskwise.training.processes import (
     Together,
     check_same,
@@ -46,7 +45,7 @@ from maskwise.training.processes import (
     mean_over_processes,
     others_may_end,
 )
-from maskwise.training.settings import NetworkSettings, ScheduleSettings, TrainSettings, expand, settings_to_dict
+from maskwise.training.settings import NetworkSettings, TrainSettings, expand, settings_to_dict
 from maskwise.training.skipped import SkippedImages
 from maskwise.training.teacher import distance_to_teacher, teacher_embeddings
 from maskwise.training.watch import Throughput, hard_examples, holdout_scalars
@@ -205,21 +204,6 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
     return run
 
 
-def check_frozen(network: RegionClassifier, settings: TrainSettings) -> None:
-    """Refuse to freeze what the trunk does not have.
-
-    Raises:
-        SettingsError: no such module or parameter; the message lists those that there are.
-    """
-    known = {name for name, _ in (*network.trunk.named_modules(), *network.trunk.named_parameters())}
-    unknown = [name for name in settings.schedule.frozen if not name or name not in known]
-    if unknown:
-        names = ", ".join(name for name, _ in network.trunk.named_children())
-        raise SettingsError(
-            f"schedule.frozen: trunk {settings.network.trunk} has no {', '.join(map(repr, unknown))}; it has {names}"
-        )
-
-
 def _frozen(network: RegionClassifier, settings: TrainSettings, accelerator: accelerate.Accelerator) -> tuple[str, ...]:
     """Modules and parameters of the trunk that do not learn; several processes must know of those that cannot."""
     frozen = settings.schedule.frozen
@@ -259,47 +243,6 @@ def _resume(run: _Run, checkpoint: Checkpoint) -> None:
     run.step = checkpoint.step
     run.record = checkpoint.record
     run.skipped = SkippedImages(checkpoint.record.get("skipped_images"))
-
-
-def make_optimiser(network: RegionClassifier, settings: ScheduleSettings) -> torch.optim.Optimizer:
-    """Trunk and new layers at their own rates; weight decay on matrices and kernels only."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        rate = settings.lr_trunk if name.startswith("trunk.") else settings.lr_new
-        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
-    kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
-    return kind(
-        [{"params": p, "lr": rate, "peak_lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()],
-        fused=True,
-    )
-
-
-def rate_factor(step: int, settings: ScheduleSettings) -> float:
-    """What the peak learning rates are multiplied by at a step.
-
-    >>> s = ScheduleSettings(steps=110, warmup_steps=10)
-    >>> [round(rate_factor(step, s), 3) for step in (0, 9, 10, 60, 110)]
-    [0.1, 1.0, 1.0, 0.5, 0.0]
-    """
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    if settings.decay == "constant":
-        return 1.0
-    done = (step - settings.warmup_steps) / max(settings.steps - settings.warmup_steps, 1)
-    return 0.5 * (1 + math.cos(math.pi * done))
-
-
-def loss_of(logits: Tensor, targets: Tensor, settings: ScheduleSettings) -> Tensor:
-    """The loss of a batch: cross entropy with label smoothing, or the published one.
-
-    The published loss is the mean over batch and classes of -onehot * log(p + 1e-7): cross entropy over the number of
-    classes, but for the small term.
-    """
-    if settings.loss == "cross_entropy":
-        return F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
-    right = logits.softmax(dim=1).gather(1, targets[:, None])
-    return -torch.log(right + 1e-7).mean() / logits.shape[1]
 
 
 def _steps(run: _Run, log: SummaryWriter | None) -> None:
@@ -397,25 +340,6 @@ def _average(run: _Run) -> None:
         # An average that begins with the random head would carry it along for long.
         young = run.step < min(100, run.settings.schedule.steps // 2)
         run.average.module.load_state_dict(run.bare.state_dict()) if young else run.average.update_parameters(run.bare)
-
-
-def set_mode(network: RegionClassifier, *, head_only: bool, frozen: Sequence[str] = ()) -> None:
-    """Training mode, but with the trunk's batch statistics kept as pretrained: batches here are small.
-
-    Args:
-        network: to be set.
-        head_only: nothing but the head learns.
-        frozen: modules and parameters of the trunk that do not learn, by dotted name.
-    """
-    network.train()
-    for module in network.trunk.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-    still = tuple(f"trunk.{name}." for name in frozen)
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(
-            name.startswith(("head.", "teach.")) if head_only else not f"{name}.".startswith(still)
-        )
 
 
 def _holdout_logits(run: _Run) -> tuple[Tensor, Tensor]:
