@@ -39,3 +39,10 @@ def test_temperature_heeds_the_regions_that_count():
     right[:4] = 0
     assert fit_temperature(sure, targets, right) < 1 < fit_temperature(sure, targets, np.ones(32))
     assert fit_temperature(sure, targets, np.zeros(32)) == 1
+
+
+def test_doubt_weighs_on_few_regions_and_not_on_many():
+    right, few, many = np.eye(4) * 3, np.arange(4), np.tile(np.arange(4), 500)
+    assert fit_temperature(right, few, np.ones(4)) < 0.1
+    assert fit_temperature(right, few, np.ones(4), doubt=1.0) > 0.4
+    assert fit_temperature(np.tile(right, (500, 1)), many, np.ones(2000), doubt=1.0) < 0.4

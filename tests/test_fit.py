@@ -9,7 +9,7 @@ import pytest
 from maskwise import Predictor, load_image
 from maskwise.cli import run
 from maskwise.coco import regions_from_coco
-from maskwise.errors import AnnotationError
+from maskwise.errors import AnnotationError, InputError
 from maskwise.evaluate import evaluate
 from maskwise.fit import embed_regions, fit, spread_over_images
 from maskwise.regions import Regions
@@ -145,3 +145,20 @@ def test_command_refuses_wrong_flags(objects, capsys):
     with pytest.raises(SystemExit, match="2"):
         fit_command(objects, "--per-class", 0)
     assert "maskwise fit: --per-class 0: give at least 1" in capsys.readouterr().err
+
+
+def test_two_categories_of_one_name_are_one_class(base, objects, tmp_path):
+    content = json.loads((objects / "annotations.json").read_text())
+    content["categories"].insert(0, {"id": 1, "name": "disc"})
+    (tmp_path / "twice.json").write_text(json.dumps(content))
+    regions = regions_from_coco(tmp_path / "twice.json", objects / "images")
+    fit(regions, tmp_path / "mine.onnx", model=base)
+    assert sorted(Predictor(tmp_path / "mine.onnx").classes) == ["disc", "square"]
+    assert evaluate(Predictor(tmp_path / "mine.onnx"), regions).report["micro"] == 1.0
+
+
+def test_model_that_embeds_is_not_written_over(base, objects):
+    before = base.read_bytes()
+    with pytest.raises(InputError, match="is the input itself"):
+        fit(regions_of(objects), base, model=base)
+    assert base.read_bytes() == before

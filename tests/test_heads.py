@@ -130,3 +130,13 @@ def test_parts_of_a_sum_weigh_the_same_once_calibrated(rng):
     alone = {trial.name: trial.temperature for trial in trials}
     for part in both.parts:
         assert part.share == pytest.approx(1 / (2 * alone[f"{part.kind} {part.strength:g}"]))
+
+
+def test_few_regions_that_are_all_named_right_do_not_make_sure(rng):
+    embeddings, targets = blobs(rng, classes=2, each=6, spread=0.5)
+    trials = choose_head("auto", embeddings, targets, np.tile(np.arange(6), 2))
+    assert all(trial.micro == 1.0 for trial in trials)
+    assert all(trial.temperature > 0.2 for trial in trials)  # The likeliest temperature is 0.
+    logits = trials[0].fit(embeddings, targets).logits(embeddings.mean(axis=0, keepdims=True))
+    sure = 1 / (1 + np.exp(-abs(np.diff(logits / trials[0].temperature))))
+    assert sure < 0.8  # Between the two.

@@ -300,4 +300,4 @@ def regions_from_coco(
         source=np.zeros(len(order), dtype=np.int32),
         record=order,
     )
-    return RegionSet(categories, by_category.renamed({}))  # Two categories of one name are one class.
+    return RegionSet(categories, by_category).renamed({})  # Two categories of one name are one class.

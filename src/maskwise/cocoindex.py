@@ -295,9 +295,7 @@ def cached_index(path: Path, text: Text, folder: Path) -> CocoIndex:
         AnnotationError: see `index_of`.
         InputError: the folder cannot be written to.
     """
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    kept = folder / f"coco-{FORMAT}-{digest}.npz"
+    kept = folder / f"coco-{FORMAT}-{hashlib.sha256(text).hexdigest()}.npz"
     index = _kept_index(kept)
     if index is None:
         index = index_of(path, text)

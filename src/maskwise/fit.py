@@ -1,4 +1,4 @@
-"""A model of one's own classes in a minute: a last layer fitted to what another model makes of the regions."""
+"""A model of one's own classes from a few regions: a last layer fitted to what another model makes of the regions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from maskwise import __version__
 from maskwise.errors import AnnotationError, ImageError
+from maskwise.files import check_output
 from maskwise.heads import Kind, Trial, choose_head
 from maskwise.modelfile import ModelInfo, embedded_model, write_with_head
 from maskwise.predictor import Predictor
@@ -64,9 +65,11 @@ def fit(
         AnnotationError: fewer than two classes have a region.
         ImageError, MaskError: an image or a mask that cannot be used.
         ModelError: the model cannot be used.
-        InputError: the output cannot be written.
+        InputError: the output cannot be written, or is the model that embeds.
     """
     start = time.perf_counter()
+    source = Path(model) if model is not None else embedded_model()
+    check_output(output, inputs=[source])
     known = regions.regions.only(~regions.regions.crowd)
     counts = known.counts()
     categories = tuple(category for category in regions.categories if category.name in counts)
@@ -81,7 +84,6 @@ def fit(
     images = np.unique(known.images[known.image], return_inverse=True)[1]
     trials = choose_head(head, embeddings, targets, images)
     fitted = trials[0].fit(embeddings, targets)
-    source = Path(model) if model is not None else embedded_model()
     info = ModelInfo(
         name=name or Path(output).stem,
         categories=categories,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ UNTRIED = {"auto": ("linear", 1.0), "linear": ("linear", 1.0), "mean": ("mean", 
 """The head where too few regions were given to try any. The linear one is the best with one region a class, and its
 probabilities are nearly calibrated without a temperature."""
 FOLDS = 5
+DOUBT = 1.0
+"""See `fit_temperature`: few regions say little of how sure a head may be."""
 CLASS_POWER = 0.5
 """A class of n regions counts as n to this power, as in training: rare classes matter, but not as much as frequent
 ones."""
@@ -60,7 +63,7 @@ class Trial:
         temperature: under which its probabilities are calibrated.
         micro: accuracy over regions, 0 to 1; None where nothing could be tried.
         macro: the mean over classes.
-        likelihood: mean logarithm of the probability of the right class.
+        likelihood: mean logarithm of the probability of the right class, less what `DOUBT` takes.
     """
 
     parts: tuple[Part, ...]
@@ -156,9 +159,7 @@ def choose_head(
         The trials, the best first: by the likelihood of the right classes at the trial's temperature, regions
         weighted by `class_weights`. Where no region could be counted, one trial without figures.
     """
-    # By likelihood, not accuracy: with few regions accuracy ties and jumps. Together, because that was the best or
-    # close to it from 5 regions a class on (of clothing/train 1.2 to 1.9 points above the better one from 10 on, of
-    # camvid/train 0.4), and the best calibrated.
+    # By likelihood, not accuracy: with few regions accuracy ties and jumps. What was tried: docs/decisions/0009-fit.md.
     unseen = {
         Part(name, strength): _logits_unseen(name, strength, embeddings, targets, images)
         for name in STRENGTHS
@@ -184,14 +185,15 @@ def _ranked(trials: Iterable[Trial]) -> tuple[Trial, ...]:
 def _judge(parts: tuple[Part, ...], logits: np.ndarray, targets: np.ndarray) -> Trial:
     """A trial by its logits of regions that it was not fitted to."""
     weights = class_weights(targets)
-    temperature = fit_temperature(logits, targets, weights)
+    temperature = fit_temperature(logits, targets, weights, doubt=DOUBT)
+    likelihood = float(np.average(log_likelihoods(logits / temperature, targets), weights=weights))
     predicted = logits.argmax(axis=1)
     return Trial(
         parts,
         temperature,
         micro=micro_accuracy(predicted, targets),
         macro=macro_accuracy(predicted, targets),
-        likelihood=float(np.average(log_likelihoods(logits / temperature, targets), weights=weights)),
+        likelihood=likelihood - DOUBT * math.log(temperature) ** 2 / len(targets),
     )
 
 

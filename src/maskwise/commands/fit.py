@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Make a model of your own classes from a few labelled regions of each, in a minute, without torch.
+    """Make a model of your own classes from a few labelled regions of each, without torch.
 
     The regions are embedded by a model (the one inside Maskwise), and a last layer is fitted to that: which kind, how
     strongly regularised and how sure of itself is settled by cross-validation over images. Ten regions a class are
@@ -54,7 +54,7 @@ class Command:
         from maskwise.files import check_output
         from maskwise.fit import fit, spread_over_images
 
-        inputs = [path for path in (self.source.annotations, self.source.classes, self.model) if path is not None]
+        inputs = [path for path in (self.source.annotations, self.source.classes) if path is not None]
         check_output(self.output, inputs=inputs)
         regions = self.source.read()
         if self.per_class is not None:

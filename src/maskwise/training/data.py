@@ -108,7 +108,8 @@ def read_source(source: SourceSettings, root: Path, *, images_required: bool = T
             root / source.label_maps, root / source.images, root / source.classes_file, min_area=source.min_area
         )
     regions = regions.without(source.ignore).renamed(source.rename)
-    return regions.only(~regions.regions.crowd)
+    large = regions.regions.areas() >= source.min_area if source.min_area > 1 else True
+    return regions.only(~regions.regions.crowd & large)
 
 
 def read_data(settings: DataSettings) -> Split:

@@ -53,6 +53,7 @@ from maskwise.training.watch import Throughput, hard_examples, holdout_scalars
 CHECKPOINT = "checkpoint.safetensors"
 FINAL = "final.safetensors"
 TEACHER = "teacher.safetensors"
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 RECORD = "run.json"
 
 
@@ -112,10 +113,19 @@ def _open_log(run: _Run) -> Iterator[SummaryWriter | None]:
         with SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1) as log:
             yield log
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+            errno.EIO,
+            errno.EROFS,
+            errno.EACCES,
+            errno.EPERM,
+        ):
             raise
         raise InputError(
-            f"{run.folder}: the log cannot be written ({error.strerror}); make room, then start the run again: it goes"
+            f"{run.folder}: the log cannot be written ({error.strerror}); make room, or make the"
+            " folder writable, then start the run again: it goes"
             " on from its last checkpoint"
         ) from error
     finally:
@@ -291,7 +301,8 @@ def _validate(run: _Run, log: SummaryWriter | None) -> str:
     _log(run, log, values)
     if log is not None:
         picture = hard_examples(logits, targets, run.split, run.settings.view)
-        log.add_image("holdout/hard", picture, run.step, dataformats="HWC")
+        if picture is not None:
+            log.add_image("holdout/hard", picture, run.step, dataformats="HWC")
     return "held-out accuracy {holdout/accuracy:.3f}, mean over classes {holdout/accuracy_classes:.3f}".format(**values)
 
 

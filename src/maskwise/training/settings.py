@@ -66,7 +66,7 @@ class SourceSettings:
     rename: dict[str, str] = field(default_factory=dict)
     """This source's class names to the names that the model shall use."""
     min_area: int = 1
-    """Smaller connected components of label maps are left out, pixels."""
+    """Smaller regions are left out, pixels."""
     calibrate: bool = True
     """Its held-out regions set the temperature; no for a source whose regions are easier than those to be named."""
 

@@ -79,7 +79,11 @@ def _key(model: Path, regions: Sequence[LabelledRegion]) -> str:
     with model.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     for region in regions:
-        mask = region.read_mask()
+        try:
+            mask = region.read_mask()
+        except ImageError:  # Where the annotations state no size the image does; one that cannot be read has no row.
+            digest.update(json.dumps([region.image_path.name]).encode())
+            continue
         digest.update(json.dumps([region.image_path.name, *mask.image_hw, *mask.box_xywh]).encode())
         digest.update(np.packbits(mask.bits).tobytes())
     return digest.hexdigest()

@@ -14,6 +14,7 @@ from maskwise.images import Pixels
 from maskwise.metrics import macro_accuracy, micro_accuracy
 from maskwise.report import percent
 from maskwise.sheet import Tile, sheet
+from maskwise.training.batches import Skipped
 from maskwise.training.data import PlainRegions, Split
 from maskwise.views import ViewSettings
 
@@ -53,8 +54,8 @@ def hardest(
 
 def hard_examples(
     logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"], split: Split, view: ViewSettings
-) -> Pixels:
-    """The held-out regions that were got most wrong, each as the network sees it.
+) -> Pixels | None:
+    """The held-out regions that were got most wrong, each as the network sees it; None where no image can be read.
 
     Under each stand its true name, the name that it was told with its probability (not calibrated), and the image file.
 
@@ -68,7 +69,10 @@ def hard_examples(
     probabilities = logits.softmax(dim=1)
     tiles = []
     for number in hardest(logits, targets).tolist():
-        pixels, coverage, *_ = seen[number]
+        sample = seen[number]
+        if isinstance(sample, Skipped):  # It could be read a moment ago, or by another machine.
+            continue
+        pixels, coverage, *_ = sample
         told = int(probabilities[number].argmax())
         lines = (
             split.names[targets[number]],
@@ -76,7 +80,7 @@ def hard_examples(
             split.holdout[number].image_path.name,
         )
         tiles.append(Tile(pixels, coverage, lines))
-    return sheet(tiles)
+    return sheet(tiles) if tiles else None
 
 
 class Throughput:
