@@ -83,6 +83,18 @@ def test_stopped_comparison_goes_on_where_it_was(comparison, tmp_path, monkeypat
     compare(comparison(), tmp_path / "out")
     assert trained == ["both-first-layer-seed-1"]
     trained.clear()
+    older = tmp_path / "out/runs/no-mask-seed-0/result.json"
+    content = json.loads(older.read_text())
+    assert content["settings"]["schedule"].pop("clip") == 1.0
+    older.write_text(json.dumps(content))
+    compare(comparison(), tmp_path / "out")  # From before there was such a setting: it had the default.
+    assert trained == []
+    content["settings"]["schedule"]["brake"] = 1.0
+    older.write_text(json.dumps(content))
+    with pytest.raises(SettingsError, match="brake"):
+        compare(comparison(), tmp_path / "out")
+    del content["settings"]["schedule"]["brake"]
+    older.write_text(json.dumps(content))
     with pytest.raises(SettingsError, match="empty the folder"):
         compare(comparison(steps=1), tmp_path / "out")  # Figures of another budget are not mixed in.
     fewer = TEXT.replace(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -155,14 +153,14 @@ def compare(path: Path, folder: Path) -> list[Row]:
     places = {(name, seed): folder / "runs" / f"{_slug(name)}-seed-{seed}" for name, seed, _ in planned}
     done = {}
     for name, seed, run in planned:
-        result = _kept(places[name, seed], _key(run, settings.evaluate))
+        result = _kept(places[name, seed], run, settings.evaluate)
         if result is not None:
             done[name, seed] = result
     if done:
         write_comparison(_rows(runs, settings.seeds, done), settings, runs, folder)
     for name, seed, run in planned:  # Seed by seed, so that a comparison stopped early has every row.
         if (name, seed) not in done:
-            done[name, seed] = _result(run, regions, places[name, seed], _key(run, settings.evaluate))
+            done[name, seed] = _result(run, regions, places[name, seed], settings.evaluate)
             write_comparison(_rows(runs, settings.seeds, done), settings, runs, folder)
     return _rows(runs, settings.seeds, done)
 
@@ -180,23 +178,25 @@ def _rows(names: Iterable[str], seeds: Sequence[int], done: dict[tuple[str, int]
     return [row for row in rows if row.results]
 
 
-def _key(run: TrainSettings, judged_on: SourceSettings) -> str:
-    """Changes with anything that a run's figures depend on but the data's own content."""
-    content = json.dumps([settings_to_dict(run), asdict(judged_on)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def _kept(folder: Path, key: str) -> dict[str, Any] | None:
+def _kept(folder: Path, run: TrainSettings, judged_on: SourceSettings) -> dict[str, Any] | None:
+    """The figures of a run that is done; a setting that is younger than it had the value of today's default."""
     path = folder / RESULT
     if not path.is_file():
         return None
     result = read_json(path)
-    if not isinstance(result, dict) or result.get("settings_sha256") != key:
+    try:
+        kept = (
+            settings_from_dict(result["settings"], str(path)),
+            structure(result["judged_on"], SourceSettings, str(path)),
+        )
+    except (KeyError, TypeError, SettingsError) as error:
+        raise SettingsError(f"{path}: does not say of which settings it is ({error}); empty the folder") from error
+    if kept != (run, judged_on):
         raise SettingsError(f"{folder}: holds figures of other settings; empty the folder, or give another")
     return result
 
 
-def _result(run: TrainSettings, regions: RegionSet, folder: Path, key: str) -> dict[str, Any]:
+def _result(run: TrainSettings, regions: RegionSet, folder: Path, judged_on: SourceSettings) -> dict[str, Any]:
     """Train, judge, and keep the figures of one run."""
     final = train(run, folder)
     model = folder / "model.onnx"
@@ -204,7 +204,8 @@ def _result(run: TrainSettings, regions: RegionSet, folder: Path, key: str) -> d
     report = evaluate(Predictor(model), regions).report
     checkpoint = load_checkpoint(final)
     result = {
-        "settings_sha256": key,
+        "settings": settings_to_dict(run),
+        "judged_on": asdict(judged_on),
         **{name: report[name] for name in ("regions", "micro", "macro", "top5", "ece", "by_size")},
         "record": checkpoint.record,
         "seconds": checkpoint.record["seconds"],
@@ -242,7 +243,16 @@ def write_comparison(
     """
     save_figure(comparison_figure(rows), folder / PICTURE)
     write_text(folder / "comparison.md", markdown(rows, settings, runs))
-    content = [{"name": row.name, "settings": settings_to_dict(runs[row.name]), "results": row.results} for row in rows]
+    content = [
+        {
+            "name": row.name,
+            "settings": settings_to_dict(runs[row.name]),
+            "results": [
+                {key: result[key] for key in result if key not in ("settings", "judged_on")} for result in row.results
+            ],
+        }
+        for row in rows
+    ]
     write_json(
         folder / "comparison.json",
         {"judged_on": asdict(settings.evaluate), "seeds": settings.seeds, "variants": content},
