@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -36,6 +38,63 @@ def test_run_lengths_survive_compressed_or_not(bits):
     plain = {"size": list(bits.shape), "counts": [0, *runs] if flat[0] else runs}
     for rle in (compressed, {**compressed, "counts": compressed["counts"].decode()}, plain):
         np.testing.assert_array_equal(Mask.from_rle(rle).to_array(), bits)
+
+
+@given(bitmaps)
+def test_runs_give_the_box_that_the_whole_image_gives(bits):
+    mask = Mask.from_rle(rle_codec.encode(np.asfortranarray(bits.astype(np.uint8))))
+    whole = Mask.from_array(bits)
+    assert (mask.image_hw, mask.box_xywh) == (whole.image_hw, whole.box_xywh)
+    np.testing.assert_array_equal(mask.bits, whole.bits)
+    assert mask.bits.flags.c_contiguous
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_long_runs_are_read_as_pycocotools_reads_them(seed):
+    """Runs of many characters, some of no length, and differences that go down as well as up."""
+    rng = np.random.default_rng(seed)
+    bits = np.zeros((300, 500), dtype=np.uint8)
+    for _ in range(rng.integers(1, 8)):
+        y, x = rng.integers(0, 300), rng.integers(0, 500)
+        bits[y : y + rng.integers(1, 300), x : x + rng.integers(1, 200)] ^= 1
+    bits[rng.integers(0, 300), rng.integers(0, 500)] = 1
+    rle = rle_codec.encode(np.asfortranarray(bits))
+    np.testing.assert_array_equal(Mask.from_rle(rle).to_array(), bits)
+    flat = bits.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff([0, *changes, flat.size]).tolist()
+    runs = [*([0] if flat[0] else []), *runs]
+    place = rng.integers(0, len(runs))  # A run cut in two by one of no length.
+    cut = rng.integers(0, runs[place] + 1)
+    plain = {"size": [300, 500], "counts": [*runs[:place], int(cut), 0, runs[place] - int(cut), *runs[place + 1 :]]}
+    np.testing.assert_array_equal(Mask.from_rle(plain).to_array(), bits)
+
+
+polygons = st.lists(
+    st.lists(st.floats(-20, 80, allow_nan=False), min_size=6, max_size=24).filter(lambda points: len(points) % 2 == 0),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(polygons)
+def test_polygons_cover_what_pycocotools_says(polygons):
+    parts = rle_codec.frPyObjects(polygons, 50, 60)
+    expected = rle_codec.decode(rle_codec.merge(parts)).astype(bool)
+    if expected.any():
+        np.testing.assert_array_equal(Mask.from_polygons(polygons, (50, 60)).to_array(), expected)
+
+
+def test_a_small_region_of_a_large_image_takes_little_memory():
+    size = [30_000, 40_000]
+    rle = {"size": size, "counts": [30_000 * 20_000 + 15_000, 50, 30_000 * 20_000 - 15_050]}
+    square = [20_000, 15_000, 20_040, 15_000, 20_040, 15_040, 20_000, 15_040]
+    tracemalloc.start()
+    column, region = Mask.from_rle(rle), Mask.from_polygons([square], tuple(size))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (column.box_xywh, region.box_xywh) == ((20_000, 15_000, 1, 50), (20_000, 15_000, 40, 40))
+    assert peak < 1e6
 
 
 @given(bitmaps, edges, edges, st.integers(1, 20), st.integers(1, 20))
@@ -121,6 +180,15 @@ def test_refuses_no_polygon():
         ({"size": [4, 4], "counts": "no runs"}, "malformed|cover"),
         ({"size": [4, 4], "counts": ""}, "the runs cover 0 pixels"),
         ({"size": [4, 4], "counts": "34"}, "the runs cover 7 pixels"),
+        ({"size": [4, 4], "counts": "34999"}, "the runs cover"),
+        ({"size": [4, 4], "counts": "34Q"}, "malformed"),
+        ({"size": [4, 4], "counts": "3O"}, "shorter than nothing"),
+        ({"size": [4, 4], "counts": "3é"}, "malformed"),
+        ({"size": [4, 4], "counts": "oooooooooooo0"}, "malformed"),
+        ({"size": [4, 4], "counts": [2**63 - 1, 2**63 - 1, 18]}, "the runs cover"),
+        ({"size": [4, 4], "counts": [2**70]}, "run lengths"),
+        ({"size": [4, 4], "counts": [[1], 15]}, "run lengths"),
+        ({"size": [4, 4], "counts": [1.5, 14.5]}, "run lengths"),
     ],
 )
 def test_refuses_malformed_run_lengths(rle, text):

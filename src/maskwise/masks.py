@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
+import cv2
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as rle_codec
 
 from maskwise.errors import MaskError
+
+EMPTY = "the mask is empty: no pixel is set; give a mask that covers at least one pixel of the image"
+LONGEST_RUN = 7
+"""Characters of a compressed run: 35 bits, where pycocotools has 32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +55,7 @@ class Mask:
         bits = array if array.dtype == bool else array != 0
         rows = np.flatnonzero(bits.any(axis=1))
         if not len(rows):
-            raise MaskError(
-                "the mask is empty: no pixel is set; give a mask that covers at least one pixel of the image"
-            )
+            raise MaskError(EMPTY)
         top, bottom = int(rows[0]), int(rows[-1]) + 1
         columns = np.flatnonzero(bits[top:bottom].any(axis=0))
         left, right = int(columns[0]), int(columns[-1]) + 1
@@ -123,9 +125,9 @@ class Mask:
             raise MaskError("no polygon; give at least one of at least three points")
         height, width = image_hw
         parts = rle_codec.frPyObjects([list(map(float, polygon)) for polygon in polygons], height, width)
-        array = rle_codec.decode(rle_codec.merge(parts))
-        if array.any():
-            return cls.from_array(array)
+        runs = _runs(rle_codec.merge(parts)["counts"])
+        if runs[1::2].any():
+            return cls._from_runs(runs, image_hw)
         points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons]).astype(float)
         low, high = points.min(axis=0), points.max(axis=0)
         try:
@@ -141,27 +143,56 @@ class Mask:
             MaskError: `size` or `counts` is missing or malformed, the runs do not fill the image, or no pixel is set.
         """
         size, counts = rle.get("size"), rle.get("counts")
-        if not _are_counts(size) or len(size) != 2:
+        if not isinstance(size, (list, tuple)) or not _are_counts(size) or len(size) != 2:
             raise MaskError("a run-length encoding needs 'size' (height, width) and 'counts'")
-        height, width = size
+        height, width = map(int, size)
         if isinstance(counts, list):
             if not _are_counts(counts):
                 raise MaskError("'counts' is a list of something else than run lengths (whole numbers from 0)")
-            if sum(counts) != height * width:
-                raise MaskError(
-                    f"the runs cover {sum(counts)} pixels, the image of {height} x {width} has {height * width}"
-                )
-            rle = rle_codec.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-        elif not isinstance(counts, (str, bytes)):
+            runs = np.array(counts, dtype=np.int64)
+        elif isinstance(counts, (str, bytes)):
+            runs = _runs(counts)
+        else:
             raise MaskError(f"'counts' is {type(counts).__name__}; accepted are a string or a list of run lengths")
-        elif (covered := _covered(counts)) < height * width:
-            # The decoder would leave the rest of its array unwritten.
+        if (covered := sum(runs.tolist())) != height * width:
             raise MaskError(f"the runs cover {covered} pixels, the image of {height} x {width} has {height * width}")
-        try:
-            array = rle_codec.decode(rle)
-        except (ValueError, TypeError) as error:
-            raise MaskError(f"the run-length encoding is malformed ({error})") from error
-        return cls.from_array(array)
+        return cls._from_runs(runs, (height, width))
+
+    @classmethod
+    def _from_runs(cls, runs: Int64[np.ndarray, " runs"], image_hw: tuple[int, int]) -> Mask:
+        """From the lengths of runs down the image's columns, of pixels not set and set in turn.
+
+        The time goes by runs and pixels of the box, not by the image's.
+
+        Args:
+            runs: from 0; together they fill the image.
+            image_hw: the image's height and width, pixels.
+
+        Raises:
+            MaskError: no pixel is set.
+        """
+        ends = np.cumsum(runs)
+        first, last = ends[:-1:2], ends[1::2] - 1
+        first, last = first[first <= last], last[first <= last]
+        if not len(first):
+            raise MaskError(EMPTY)
+        height = image_hw[0]
+        (left, tops), (right, bottoms) = np.divmod(first, height), np.divmod(last, height)
+        # A run that goes on in the next column touches the last row of one and the first of the other.
+        whole = bool((left != right).any())
+        top, bottom = (0, height) if whole else (int(tops.min()), int(bottoms.max()) + 1)
+        x0, x1 = int(left[0]), int(right[-1]) + 1
+        box_height, box_width = bottom - top, x1 - x0
+        changes = np.empty(2 * len(first), dtype=np.int64)
+        changes[::2] = (left - x0) * box_height + tops - top
+        changes[1::2] = (right - x0) * box_height + bottoms - top + 1
+        lengths = np.diff(changes, prepend=0, append=box_height * box_width)
+        values = np.zeros(len(lengths), dtype=np.uint8)
+        values[1::2] = 1
+        columns = np.repeat(values, lengths).reshape(box_width, box_height)
+        # A sixth of the time of NumPy's copy of columns.T (1.6 and 9.2 ms, 10 megapixels, AMD EPYC, 2026-11-24).
+        bits = cv2.transpose(columns).view(bool)
+        return cls(image_hw, (x0, top, box_width, box_height), bits)
 
     @property
     def area(self) -> int:
@@ -185,29 +216,50 @@ class Mask:
         return out
 
 
-def _are_counts(values: Any) -> bool:
-    return isinstance(values, (list, tuple)) and all(isinstance(v, Integral) and v >= 0 for v in values)
+def _are_counts(values: list[Any] | tuple[Any, ...]) -> bool:
+    """Whether all are whole numbers from 0.
 
-
-def _covered(counts: str | bytes) -> int:
-    """How many pixels compressed runs cover together.
-
-    Each run is groups of five bits, the low ones first, as characters from '0' on, 32 meaning that more follow; from
-    the fourth run on it is the difference from the last but one.
-
-    >>> _covered(rle_codec.encode(np.asfortranarray(np.eye(5, 7, dtype=np.uint8)))["counts"])
-    35
+    >>> _are_counts([3, 0]), _are_counts([]), _are_counts([3.0]), _are_counts([-1]), _are_counts([[3], 0])
+    (True, True, False, False, False)
     """
-    codes = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((codes & 32) == 0)
-    starts = np.concatenate([[0], ends + 1])[: len(ends)]
-    codes = codes[: ends[-1] + 1] if len(ends) else codes[:0]
+    try:
+        array = np.array(values)
+    except ValueError:  # Lists of unequal lengths.
+        return False
+    return not array.size or (array.ndim == 1 and array.dtype == np.int64 and bool(array.min() >= 0))
+
+
+def _runs(counts: str | bytes) -> Int64[np.ndarray, " runs"]:
+    """The run lengths that COCO's compressed form holds.
+
+    Each run is groups of five bits, the low ones first, as characters from '0' on, 32 meaning that more follow; 16 in
+    the last group is the sign. From the fourth run on it is the difference from the last but one.
+
+    Raises:
+        MaskError: not of that form.
+
+    >>> _runs(rle_codec.encode(np.asfortranarray(np.eye(3, 4, dtype=np.uint8)))["counts"]).tolist()
+    [0, 1, 3, 1, 3, 1, 3]
+    """
+    try:
+        text = counts.encode("ascii") if isinstance(counts, str) else counts
+    except UnicodeEncodeError as error:
+        raise MaskError(f"the run-length encoding is malformed ({error})") from error
+    codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     if not len(codes):
-        return 0
-    place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
-    runs = np.add.reduceat((codes & 31) << (5 * place), starts)
-    runs -= np.where(codes[ends] & 16, 1 << (5 * (place[ends] + 1)), 0)
-    return int(runs[:1].sum() + np.cumsum(runs[1::2]).sum() + np.cumsum(runs[2::2]).sum())
+        return np.zeros(0, dtype=np.int64)
+    ends = np.flatnonzero((codes & 32) == 0)
+    starts = np.concatenate([[0], ends + 1])
+    sizes = np.diff(starts)
+    if codes.min() < 0 or codes.max() > 63 or starts[-1] != len(codes) or sizes.max() > LONGEST_RUN:
+        raise MaskError("the run-length encoding is malformed (characters from '0' to 'o' make up its runs)")
+    place = np.arange(len(codes)) - np.repeat(starts[:-1], sizes)
+    runs = np.add.reduceat((codes & 31) << (5 * place), starts[:-1])
+    runs -= np.where(codes[ends] & 16, 1 << (5 * sizes), 0)
+    runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
+    if runs.min() < 0:
+        raise MaskError("the run-length encoding is malformed (a run is shorter than nothing)")
+    return runs
 
 
 def _set_pixels(file: Image.Image) -> np.ndarray:
