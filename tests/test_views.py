@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,7 +7,9 @@ from hypothesis import strategies as st
 
 from maskwise import Mask
 from maskwise.errors import SettingsError
+from maskwise.sums import Sums
 from maskwise.views import PADDING_RGB, View, ViewSettings
+from random_masks import random_mask, seeds
 
 
 @st.composite
@@ -63,6 +67,40 @@ def test_flip_mirrors_what_is_rendered(place, crop):
     flipped = View(view.box_xyxy, view.size_hw, flip=True).render(image, mask)
     for mirrored, straight in zip(flipped, view.render(image, mask), strict=True):
         np.testing.assert_array_equal(mirrored[:, ::-1], straight)
+
+
+@given(places(), crops.map(lambda crop: crop | {"size": 1 + crop["size"] // 8}), st.booleans())
+def test_views_of_shared_sums_are_the_same_to_a_grey_level(place, crop, flip):
+    mask, settings = Mask.from_box(*place), ViewSettings(**crop)
+    image = np.random.default_rng(0).integers(0, 256, (*mask.image_hw, 3), dtype=np.uint8)
+    view = replace(settings.view(mask), flip=flip)
+    for shared, alone in zip(view.render(image, mask, Sums(image)), view.render(image, mask), strict=True):
+        np.testing.assert_allclose(shared.astype(int), alone, atol=1)
+
+
+@given(seeds, st.integers(1, 9))
+def test_coverage_is_the_share_of_each_pixel_at_every_scale(seed, scale):
+    """Against means over whole blocks, below and above the scale from which sums are used."""
+    mask, rng = random_mask(seed)
+    size_hw = tuple(rng.integers(2, 8, 2).tolist())
+    x0, y0 = rng.integers(-20, 50, 2).tolist()
+    view = View((x0, y0, x0 + scale * size_hw[1], y0 + scale * size_hw[0]), size_hw)
+    _, coverage = view.render(np.zeros((*mask.image_hw, 3), np.uint8), mask)
+    blocks = mask.crop(*view.box_xyxy).reshape(size_hw[0], scale, size_hw[1], scale)
+    np.testing.assert_allclose(coverage, 255 * blocks.mean(axis=(1, 3)), atol=0.51)
+
+
+def test_a_view_is_made_of_sums_from_a_scale_on(monkeypatch, rng):
+    """Below it a view is made as it always was; whoever gives no sums gets none of the image."""
+    image, asked = rng.integers(0, 256, (90, 90, 3), dtype=np.uint8), []
+    mask = Mask.from_box((0, 0, 90, 90), (90, 90))
+    really = Sums.over
+    monkeypatch.setattr(Sums, "over", lambda self, ys, xs: asked.append(self) or really(self, ys, xs))
+    sums = Sums(image)
+    for size, given_sums, expected in ((22, sums, [sums]), (23, sums, []), (22, None, [])):
+        asked.clear()
+        View((0, 0, 90, 90), (size, size)).render(image, mask, given_sums)
+        assert [one for one in asked if one is sums] == expected
 
 
 def test_whole_image_is_not_touched(rng):

@@ -15,9 +15,12 @@ from jaxtyping import UInt8
 from maskwise.errors import SettingsError
 from maskwise.images import Pixels
 from maskwise.masks import Mask
+from maskwise.sums import Sums
 
 PADDING_RGB = (124, 116, 104)
 """What lies outside the image: the mean colour of ImageNet, which normalises to about nothing."""
+LEAST_SCALE = 4
+"""Views that show so many image pixels in one, along each side, are made of sums. Below, resizing is as fast."""
 
 
 @dataclass(frozen=True)
@@ -34,27 +37,45 @@ class View:
     size_hw: tuple[int, int]
     flip: bool = False
 
-    def render(self, image: Pixels, mask: Mask) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+    def render(
+        self, image: Pixels, mask: Mask, sums: Sums | None = None
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
         """What the network sees.
 
         Args:
             image: RGB, 0 to 255.
             mask: the region, of that image.
+            sums: of the image, for whoever renders several views of it: large views then take no longer than small
+                ones and are the same to one grey level (of images above 16.8 megapixels, to a few).
 
         Returns:
             The pixels, and how much of each pixel the region covers (0 none, 255 all).
         """
+        if sums is not None and self._scale >= LEAST_SCALE * sums.block:
+            pixels = self._means(sums, (0, 0), image.shape[:2], PADDING_RGB)
+        else:
+            pixels = self._resize(self._cut(image))
+        if self._scale >= LEAST_SCALE:
+            coverage = self._means(Sums(mask.bits.view(np.uint8) * 255), mask.box_xywh[:2], mask.bits.shape, 0)
+        else:
+            coverage = self._resize(mask.crop(*self.box_xyxy).view(np.uint8) * 255)
+        if self.flip:
+            pixels, coverage = pixels[:, ::-1], coverage[:, ::-1]
+        return np.ascontiguousarray(pixels), np.ascontiguousarray(coverage)
+
+    @property
+    def _scale(self) -> float:
+        """Image pixels along a side of a pixel of the view, the shorter one."""
+        x0, y0, x1, y1 = self.box_xyxy
+        return min((y1 - y0) / self.size_hw[0], (x1 - x0) / self.size_hw[1])
+
+    def _cut(self, image: Pixels) -> UInt8[np.ndarray, "cut_height cut_width 3"]:
+        """The part of the image, padded where it lies outside."""
         x0, y0, x1, y1 = self.box_xyxy
         height, width = image.shape[:2]
         inside = image[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
         padding = (max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0))
-        if any(padding):
-            inside = cv2.copyMakeBorder(inside, *padding, cv2.BORDER_CONSTANT, value=PADDING_RGB)
-        coverage = mask.crop(x0, y0, x1, y1).view(np.uint8) * 255
-        pixels, coverage = self._resize(inside), self._resize(coverage)
-        if self.flip:
-            pixels, coverage = pixels[:, ::-1], coverage[:, ::-1]
-        return np.ascontiguousarray(pixels), np.ascontiguousarray(coverage)
+        return cv2.copyMakeBorder(inside, *padding, cv2.BORDER_CONSTANT, value=PADDING_RGB) if any(padding) else inside
 
     def _resize(self, array: np.ndarray) -> np.ndarray:
         height, width = self.size_hw
@@ -63,6 +84,26 @@ class View:
         # Averaging over areas is right when shrinking (nothing is skipped) and blocky when enlarging.
         shrinks = array.shape[0] * array.shape[1] > height * width
         return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+    def _means(
+        self, sums: Sums, corner_xy: tuple[int, int], inner_hw: tuple[int, int], padding: int | tuple[int, ...]
+    ) -> np.ndarray:
+        """The mean over every pixel of the view of an array that lies somewhere in the image.
+
+        Args:
+            sums: of the array.
+            corner_xy: where its first pixel lies in the image, pixels.
+            inner_hw: its height and width, pixels.
+            padding: the value outside it.
+        """
+        x0, y0, x1, y1 = self.box_xyxy
+        ys = np.linspace(y0, y1, self.size_hw[0] + 1) - corner_xy[1]
+        xs = np.linspace(x0, x1, self.size_hw[1] + 1) - corner_xy[0]
+        whole = (y1 - y0) * (x1 - x0) / (self.size_hw[0] * self.size_hw[1])
+        inside = np.diff(np.clip(ys, 0, inner_hw[0]))[:, None] * np.diff(np.clip(xs, 0, inner_hw[1]))
+        outside = whole - inside
+        sum_ = sums.over(ys, xs) + (outside[..., None] if np.ndim(padding) else outside) * np.array(padding)
+        return (sum_ / whole + 0.5).astype(np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
