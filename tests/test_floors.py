@@ -15,7 +15,7 @@ MODULES = sorted(
 )
 FLOORS = [
     {"errors"},
-    {"files", "images", "masks", "sums", "calibration", "metrics"},
+    {"files", "images", "masks", "sums", "ahead", "calibration", "metrics"},
     {"regions", "heads", "cocoindex"},
     {"coco", "labelmaps", "views", "sloppy", "sheet"},
     {"modelfile"},

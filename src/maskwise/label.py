@@ -12,10 +12,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from maskwise.ahead import ahead
 from maskwise.coco import CocoFile, image_paths
 from maskwise.errors import AnnotationError, MissingExtraError
 from maskwise.files import check_output, read_json, write_json
-from maskwise.images import load_image
+from maskwise.images import Pixels, load_image
+from maskwise.masks import Mask
 from maskwise.predictor import Predictor, check_top
 from maskwise.regions import Category, grouped
 
@@ -95,27 +97,31 @@ def _tasks(coco: CocoFile, images_dir: Path) -> list[Task]:
     return [Task(coco.ids(where[0])[0], Path(path), where) for where, path in zip(positions, paths, strict=True)]
 
 
-def answer_task(coco: CocoFile, task: Task, predictor: Predictor, top: int) -> list[Answer]:
-    """Name the annotations of one image.
+def read_task(coco: CocoFile, task: Task) -> tuple[Pixels, list[Mask]]:
+    """An image and the masks of its annotations.
 
     Raises:
         ImageError: the image cannot be read.
         MaskError: a segment is malformed, empty, or of another size than the image; the message names the annotation.
     """
     image = load_image(task.path)
-    masks = [coco.mask(position, image.shape[:2]) for position in task.positions]
-    predictions = predictor.predict(image, masks, top=top)
+    return image, [coco.mask(position, image.shape[:2]) for position in task.positions]
+
+
+def answer_task(image: Pixels, masks: list[Mask], predictor: Predictor, top: int) -> list[Answer]:
+    """Name the annotations of one image."""
     return [
         {"top_names": [n.name for n in p.names], "top_scores": [round(n.probability, 6) for n in p.names]}
-        for p in predictions
+        for p in predictor.predict(image, masks, top=top)
     ]
 
 
 def _local(
     coco: CocoFile, tasks: list[Task], predictor: Predictor, _predictor_of: object, top: int
 ) -> Iterator[tuple[Task, list[Answer]]]:
-    for task in tasks:
-        yield task, answer_task(coco, task, predictor, top)
+    """One image after the other, the next one read while one is named."""
+    for task, (image, masks) in ahead((task, read_task(coco, task)) for task in tasks):
+        yield task, answer_task(image, masks, predictor, top)
 
 
 def _ray(
@@ -141,7 +147,7 @@ def _ray(
             task = tasks[int(row["number"])]
             return {
                 "number": int(row["number"]),
-                "answers": json.dumps(answer_task(self.coco, task, self.predictor, top)),
+                "answers": json.dumps(answer_task(*read_task(self.coco, task), self.predictor, top)),
             }
 
     numbers = ray.data.from_items([{"number": i} for i in range(len(tasks))])

@@ -13,6 +13,7 @@ from typing import Protocol, SupportsIndex, overload, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
+from maskwise.ahead import ahead
 from maskwise.errors import AnnotationError, ImageError, naming_mask
 from maskwise.images import Pixels, load_image
 from maskwise.masks import Mask, check_size
@@ -303,6 +304,8 @@ def read_by_image(
 ) -> Iterator[tuple[list[int], Pixels, list[Mask]]]:
     """Each image once, in order of first mention, with the numbers of its regions in the sequence and their masks.
 
+    The next image is read while one is in use.
+
     Args:
         regions: the regions.
         unreadable: gets the errors of images that cannot be used, whose regions are then left out.
@@ -311,7 +314,12 @@ def read_by_image(
         ImageError: an image cannot be used, and `unreadable` is left out.
         MaskError: a mask cannot be used or has another size than its image; the message names the region.
     """
-    regions = Regions.of(regions)
+    return ahead(_read_by_image(Regions.of(regions), unreadable))
+
+
+def _read_by_image(
+    regions: Regions, unreadable: list[ImageError] | None
+) -> Iterator[tuple[list[int], Pixels, list[Mask]]]:
     for numbers in map(np.ndarray.tolist, regions.by_image()):
         try:
             image = load_image(regions.image_path(numbers[0]))
