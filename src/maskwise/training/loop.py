@@ -33,6 +33,7 @@ from maskwise.training.checkpoint import (
     restore_optimiser,
 )
 from maskwise.training.data import Draws, Split, TrainingRegions, batch_shape, read_data
+from maskwise.training.firsthead import fit_first_head
 from maskwise.training.holdout import accuracy, holdout_answers
 from maskwise.training.network import RegionClassifier
 from maskwise.training.optimise import check_frozen, loss_of, make_optimiser, rate_factor, set_mode
@@ -113,15 +114,7 @@ def _open_log(run: _Run) -> Iterator[SummaryWriter | None]:
         with SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1) as log:
             yield log
     except OSError as error:
-        if error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-            errno.EIO,
-            errno.EROFS,
-            errno.EACCES,
-            errno.EPERM,
-        ):
+        if error.errno not in UNWRITABLE:
             raise
         raise InputError(
             f"{run.folder}: the log cannot be written ({error.strerror}); make room, or make the"
@@ -209,6 +202,8 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
     run = _Run(settings, split, folder, accelerator, network, average, optimiser, embeddings, frozen, record=record)
     if kept:
         _resume(run, kept)
+    elif settings.schedule.head == "fitted":
+        run.skipped.name(fit_first_head(network, split, settings, accelerator))
     if teacher is not None and accelerator.is_main_process:
         run.skipped.name(teacher.skipped)
     return run
