@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from maskwise.errors import InputError
-from maskwise.regions import LabelledRegion, Regions
+from maskwise.regions import LabelledRegion
 from maskwise.training.batches import Skipped, read_batches
 from maskwise.training.data import PlainRegions, Split
 from maskwise.training.settings import TrainSettings
@@ -63,29 +63,18 @@ def holdout_answers(
     Raises:
         InputError: most of the images cannot be read.
     """
-    answers = shared_answers(network, split.holdout, split, settings, accelerator)
-    if 2 * len(answers.numbers) < len(split.holdout):
-        raise InputError(
-            f"most held-out images cannot be read: those of {len(split.holdout) - len(answers.numbers)} in"
-            f" {len(split.holdout)} regions; mend the data, then start again"
-        )
-    return answers
-
-
-def shared_answers(
-    network: nn.Module,
-    regions: Regions,
-    split: Split,
-    settings: TrainSettings,
-    accelerator: accelerate.Accelerator | None = None,
-) -> Answers:
-    """Answers on any regions, the work shared and told as in `holdout_answers`; other arguments as in `answers_on`."""
     index, count = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    own = answers_on(network, regions[index::count], split, settings, accelerator)
+    share = split.holdout[index::count]
+    own = answers_on(network, share, split, settings, accelerator)
     parts = [(own.logits, own.targets, own.numbers * count + index)]
     if count > 1:
         parts = gather_object(parts)
     logits, targets, numbers = (torch.cat(each) for each in zip(*parts, strict=True))
+    if 2 * len(numbers) < len(split.holdout):
+        raise InputError(
+            f"most held-out images cannot be read: those of {len(split.holdout) - len(numbers)} in"
+            f" {len(split.holdout)} regions; mend the data, then start again"
+        )
     order = numbers.argsort()
     return Answers(logits[order], targets[order], numbers[order], own.skipped)
 

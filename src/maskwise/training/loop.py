@@ -33,7 +33,6 @@ from maskwise.training.checkpoint import (
     restore_optimiser,
 )
 from maskwise.training.data import Draws, Split, TrainingRegions, batch_shape, read_data
-from maskwise.training.firsthead import fit_first_head
 from maskwise.training.holdout import accuracy, holdout_answers
 from maskwise.training.network import RegionClassifier
 from maskwise.training.optimise import check_frozen, loss_of, make_optimiser, rate_factor, set_mode
@@ -202,8 +201,6 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
     run = _Run(settings, split, folder, accelerator, network, average, optimiser, embeddings, frozen, record=record)
     if kept:
         _resume(run, kept)
-    elif settings.schedule.head == "fitted":
-        run.skipped.name(fit_first_head(network, split, settings, accelerator))
     if teacher is not None and accelerator.is_main_process:
         run.skipped.name(teacher.skipped)
     return run

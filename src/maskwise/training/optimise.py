@@ -15,12 +15,10 @@ from maskwise.training.settings import ScheduleSettings, TrainSettings
 
 
 def make_optimiser(network: RegionClassifier, settings: ScheduleSettings) -> torch.optim.Optimizer:
-    """Trunk, branch and head at their own rates; weight decay on matrices and kernels only."""
+    """Trunk and new layers at their own rates; weight decay on matrices and kernels only."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         rate = settings.lr_trunk if name.startswith("trunk.") else settings.lr_new
-        if name.startswith("head.") and settings.lr_head:
-            rate = settings.lr_head
         decay = settings.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam

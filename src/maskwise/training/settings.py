@@ -140,8 +140,6 @@ class ScheduleSettings:
     """Optimiser steps."""
     batch_size: int = 32
     """Regions per step, of all processes together (with windows: at most this many)."""
-    head: Literal["random", "fitted"] = "random"
-    """What the head starts as: near zero, or fitted to what the untrained network makes of the training regions."""
     head_steps: int = 0
     """First steps in which nothing but the head learns."""
     frozen: tuple[str, ...] = ()
@@ -153,8 +151,6 @@ class ScheduleSettings:
     """Peak learning rate of the trunk."""
     lr_new: float = 1e-3
     """Peak learning rate of branch and head."""
-    lr_head: float = 0.0
-    """Peak learning rate of the head, where it has its own; 0: lr_new."""
     warmup_steps: int = 100
     """Steps of linear rise of both rates."""
     decay: Literal["cosine", "constant"] = "cosine"
