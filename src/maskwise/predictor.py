@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 CPU_BATCH = 4
-"""On a processor larger batches are slower: DINOv2 ViT-S/14 took 133 ms a region on one core by fours and 136 by eights,
-70 and 74 on two, 151 and 79 by sixteens (AMD EPYC, 2026-11-24)."""
+"""On a processor larger batches are slower: DINOv2 ViT-S/14 took 133 ms a region on one core by fours and 136 by
+eights, 70 and 74 on two, 151 and 79 by sixteens (AMD EPYC, 2026-11-24)."""
 
 
 @dataclass(frozen=True)
