@@ -112,6 +112,6 @@ def _embed(predictor: Predictor, regions: Sequence[LabelledRegion]) -> Float[np.
     return rows
 
 
-def distance_to_teacher(told: Float[Tensor, "n d"], right: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """One minus the cosine between what a student tells and the teacher's rows, mean over the batch: 0 to 2."""
-    return 1 - F.cosine_similarity(told, right, dim=1).mean()
+def distances_to_teacher(told: Float[Tensor, "n d"], right: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """One minus the cosine between what a student tells and the teacher's rows, 0 to 2."""
+    return 1 - F.cosine_similarity(told, right, dim=1)
