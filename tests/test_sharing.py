@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskwise import Mask
@@ -46,6 +46,7 @@ def test_shared_views_hold_what_each_mask_would_see_alone_and_are_not_too_wide(s
 
 
 @given(seeds, st.integers(1, 40), st.integers(1, 5))
+@settings(deadline=None)
 def test_no_more_views_than_are_allowed(seed, count, most):
     groups = shared_views(random_masks(seed, count), SETTINGS, most)
     assert len(groups) <= most

@@ -191,7 +191,7 @@ def _run_key(coco: CocoFile, predictor: Predictor, top: int) -> str:
     """What a partial file must have come from to be gone on with."""
     with coco.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    digest.update(json.dumps([predictor.info.to_metadata(), top]).encode())
+    digest.update(json.dumps([predictor.info.to_metadata(), predictor.mode, top]).encode())
     return digest.hexdigest()
 
 
@@ -202,7 +202,9 @@ def _read_partial(path: Path, key: str) -> dict[str, list[Answer]]:
     if len(lines) < 3:  # The key alone: no image was finished.
         return {}
     if json.loads(lines[0] or "{}").get("key") != key:
-        raise AnnotationError(f"{path}: is left from a run on another file, model or --top; remove it to begin anew")
+        raise AnnotationError(
+            f"{path}: is left from a run on another file, model, --mode or --top; remove it to begin anew"
+        )
     done = {}
     for line in lines[1:-1]:  # What follows the last line break was cut by the kill.
         record = json.loads(line)

@@ -71,12 +71,14 @@ def shared_views(masks: Sequence[Mask], settings: ViewSettings, most: int | None
 
 def _covering(own: Boxes, image_hw: tuple[int, int], widest: float) -> Iterator[Int64[np.ndarray, " group"]]:
     """Numbers of the boxes of each view."""
-    shown = _shown(_windows(own, image_hw, widest), own, image_hw, widest)
-    left = np.ones(len(own), dtype=bool)
+    # In floats, so that counting what the windows show is a product of matrices: a sixth of the time (100 masks, AMD
+    # EPYC, 2026-11-24).
+    shown = _shown(_windows(own, image_hw, widest), own, image_hw, widest).astype(np.float32)
+    left = np.ones(len(own), dtype=np.float32)
     while left.any():
-        best = (shown & left).sum(axis=1).argmax()
-        yield np.flatnonzero(shown[best] & left)
-        left &= ~shown[best]
+        best = shown[(shown @ left).argmax()]
+        yield np.flatnonzero(best * left)
+        left *= 1 - best
 
 
 def _windows(own: Boxes, image_hw: tuple[int, int], widest: float) -> Boxes:
@@ -103,10 +105,11 @@ def _shown(windows: Boxes, own: Boxes, image_hw: tuple[int, int], widest: float)
     """Whether each window holds all of each box that lies in the image, and is not too wide for it."""
     edges = np.array([*image_hw[::-1], *image_hw[::-1]])
     needed = np.clip(own, 0, edges)
-    holds = (windows[:, None, :2] <= needed[None, :, :2]) & (windows[:, None, 2:] >= needed[None, :, 2:])
-    sides = own[:, 2] - own[:, 0]
-    fits = (windows[:, 2] - windows[:, 0])[:, None] <= np.ceil(widest * sides)[None]
-    return holds.all(axis=2) & fits
+    shown = (windows[:, 2] - windows[:, 0])[:, None] <= np.ceil(widest * (own[:, 2] - own[:, 0]))
+    for axis in (0, 1):
+        shown &= windows[:, axis, None] <= needed[:, axis]
+        shown &= windows[:, axis + 2, None] >= needed[:, axis + 2]
+    return shown
 
 
 def _around(boxes: Boxes, image_hw: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -59,7 +59,7 @@ def teacher_embeddings(model: Path, regions: Sequence[LabelledRegion], cache: Pa
         AnnotationError, MaskError: a region cannot be read.
         InputError: more than half of the images cannot be read, or the cache cannot be written.
     """
-    predictor = Predictor(model)
+    predictor = Predictor(model, mode="exact")
     key = _key(model, regions)
     embeddings = _cached(cache, key)
     if embeddings is None:
