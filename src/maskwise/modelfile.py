@@ -43,7 +43,8 @@ class ModelInfo:
         view: which view of a region the network sees.
         shares: whether masks of one view share one pass of the trunk; else the graph runs it for each of them.
         temperature: logits are divided by this before the softmax, so that probabilities are calibrated.
-        batch_size: regions that the network takes at once with good speed (any number is accepted).
+        batch_size: views that the network takes at once with good speed (any number is accepted); 1 where the ranges of
+            8-bit numbers are measured over a batch, so that no answer depends on what else is asked.
         training: a record of how the model was made, for people; nothing relies on it.
     """
 
@@ -188,6 +189,8 @@ def open_model(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
+    # On x64 processors without VNNI sums of int8 products overflow; this makes them uint8 there, and only there.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         session = onnxruntime.InferenceSession(path, sess_options=options, providers=providers[device])
     except Exception as error:  # ONNX Runtime's own errors share no base below Exception.
