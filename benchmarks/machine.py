@@ -33,9 +33,14 @@ def surroundings(*packages: str) -> dict[str, Any]:
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "load": round(os.getloadavg()[0], 1),
         "commit": commit(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
     }
+
+
+def described(record: dict[str, Any]) -> str:
+    """The surroundings in a record, as a line."""
+    versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
+    return f"{record['machine']}, load {record['load']:g} at the beginning; {versions}; commit {record['commit'][:10]}."
 
 
 def peak_megabytes() -> int:

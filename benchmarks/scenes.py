@@ -1,4 +1,4 @@
-"""Photographs with made masks, of any size and number, the same at every run and from nothing outside the repository."""
+"""Photographs with made masks, of any size and number, the same at every run, from nothing outside the repository."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from maskwise.images import Pixels
 PHOTOGRAPH = Path(__file__).parents[1] / "examples" / "coffee.jpg"
 IMAGE_HW = (480, 640)
 SIDES = ((34, 94), (8, 31), (8, 31), (100, 280), (8, 31), (34, 94))
-"""Square roots of the areas of masks, in turn, pixels of a 640 x 480 image: half of them small by COCO's bounds, a third
-medium, the rest large."""
+"""Square roots of the areas of masks, in turn, pixels of a 640 x 480 image: half of them small by COCO's bounds, a
+third medium, the rest large."""
 SETS = 10
 """Images in turn have so many different sets of masks."""
 OUTLINE = 64
