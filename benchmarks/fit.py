@@ -93,7 +93,7 @@ def embedded(name: str, part: str, method: str, model: Path, cache: Path) -> Emb
     path = cache / f"{name}-{part}-{method}.npz"
     if not path.is_file():
         started = time.monotonic()
-        rows = embed_regions(Predictor(model), regions.regions, what=f"{name} {part}, {method}")
+        rows = embed_regions(Predictor(model, mode="exact"), regions.regions, what=f"{name} {part}, {method}")
         with whole_file(path) as temporary:
             np.savez(temporary, embeddings=rows, regions_per_s=len(rows) / (time.monotonic() - started))
     kept = np.load(path, allow_pickle=False)
@@ -145,7 +145,7 @@ def curve(name: str, method: str, model: Path, cache: Path) -> list[dict[str, An
 
 def fine_tuned(name: str, folder: Path) -> dict[str, Any]:
     """Figures of a trained run on the same regions."""
-    report = evaluate(Predictor(folder / "model.onnx"), read(name, "val")).report
+    report = evaluate(Predictor(folder / "model.onnx", mode="exact"), read(name, "val")).report
     run = read_json(folder / "run.json")
     return {**{key: report[key] for key in ("micro", "macro", "ece")}, "total_s": run["seconds"]}
 

@@ -162,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    predictor = Predictor()
+    predictor = Predictor(mode="exact")
     settings = settings_from_dict(read_json(RECORD)["settings"], str(RECORD))
     for folder in (COCO, VOC):
         measured = read_json(folder / "report.json")["model"]

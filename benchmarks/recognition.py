@@ -42,7 +42,7 @@ def trial(folder: Path, *, val: bool) -> dict[str, Any]:
     """A run's line."""
     run = read_json(folder / "run.json")
     settings = settings_from_dict(run["settings"], str(folder))
-    predictor = Predictor(folder / "model.onnx")
+    predictor = Predictor(folder / "model.onnx", mode="exact")
     root = Path(expand(settings.data.data_root)) / "coco"
     line = {
         "name": settings.run.name,

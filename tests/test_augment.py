@@ -8,6 +8,7 @@ from maskwise.training.augment import (
     jitter_crop,
     jitter_flip,
     sloppy_mask,
+    widen_crop,
     window_batch,
     window_view,
 )
@@ -35,6 +36,44 @@ def test_mask_and_image_move_together_in_jittered_crops(seed):
     settings = AugmentSettings(flip=0.5, scale=(0.5, 2.0), shift=0.3)
     view = jitter_crop(ViewSettings(size=32).view(mask), settings, rng)
     assert_together(jitter_flip(view, settings, rng), mask)
+
+
+@given(seeds)
+def test_mask_and_image_move_together_in_widened_crops(seed):
+    mask, rng = random_mask(seed)
+    view = widen_crop(ViewSettings(size=32).view(mask), mask.image_hw, AugmentSettings(widen=3.0), rng)
+    assert_together(view, mask)
+
+
+@given(seeds)
+def test_widened_crop_holds_the_crop_and_stays_in_the_image_where_it_can(seed):
+    mask, rng = random_mask(seed)
+    settings = AugmentSettings(scale=(0.5, 1.5), shift=0.2, widen=4.0)
+    crop = jitter_crop(ViewSettings(size=32, context=1.5).view(mask), settings, rng)
+    view = widen_crop(crop, mask.image_hw, settings, rng)
+    side, wide = (v.box_xyxy[2] - v.box_xyxy[0] for v in (crop, view))
+    assert side <= wide <= max(4 * side, side)
+    assert wide <= max(*mask.image_hw, side)
+    for axis, limit in ((0, mask.image_hw[1]), (1, mask.image_hw[0])):
+        start, end = view.box_xyxy[axis], view.box_xyxy[axis + 2]
+        assert start <= crop.box_xyxy[axis]
+        assert end >= crop.box_xyxy[axis + 2]
+        if crop.box_xyxy[axis] >= 0 and crop.box_xyxy[axis + 2] <= limit and wide <= limit:
+            assert start >= 0
+            assert end <= limit
+
+
+def test_crops_are_widened_as_told_and_lie_anywhere(rng):
+    crop = ViewSettings(size=32, context=2.0).view(Mask.from_box((450, 450, 100, 100), (1000, 1000)))
+    settings = AugmentSettings(widen=3.0)
+    boxes = np.array([widen_crop(crop, (1000, 1000), settings, rng).box_xyxy for _ in range(500)])
+    sides = boxes[:, 2] - boxes[:, 0]
+    assert 200 <= sides.min() < 205
+    assert 590 < sides.max() <= 600
+    assert np.median(sides) == pytest.approx(200 * 3**0.5, rel=0.1)
+    place = (400 - boxes[:, 0]) / np.maximum(sides - 200, 1)
+    assert place.mean() == pytest.approx(0.5, abs=0.05)
+    assert place.std() == pytest.approx(12**-0.5, abs=0.05)
 
 
 @given(seeds)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from maskwise.errors import ModelError, SettingsError
-from maskwise.modelfile import open_model
+from maskwise.modelfile import feed, open_model
 from maskwise.training.eppel import import_weights
 from maskwise.training.export import export_model
 from maskwise.training.loop import network_of
@@ -121,7 +121,7 @@ def test_its_model_file_gives_the_authors_logits_too(release, tmp_path):
         images, masks = views(height, width)
         with torch.no_grad():
             expected = theirs(torch.from_numpy(images), torch.from_numpy(masks)).numpy()
-        got = session.run(["logits"], {"images": images, "masks": masks})[0]
+        got = session.run(["logits"], feed(images, masks))[0]
         np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
 
 

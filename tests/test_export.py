@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maskwise.errors import ModelError
-from maskwise.modelfile import open_model
+from maskwise.modelfile import feed, open_model
 from maskwise.training import export
 from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import read_data
@@ -37,7 +37,7 @@ def test_model_file_gives_torchs_numbers_on_any_batch(tmp_path, storage, close):
     session, _ = open_model(tmp_path / "m.onnx")
     for count in (1, 5):
         images, masks = views(count)
-        logits, embeddings = session.run(None, {"images": images, "masks": masks})
+        logits, embeddings = session.run(None, feed(images, masks))
         np.testing.assert_allclose(logits, torch_logits(checkpoint, images, masks), atol=close * np.abs(logits).max())
         assert embeddings.shape[0] == count
 
@@ -49,7 +49,7 @@ def test_whole_image_model_takes_any_size(tmp_path):
     session, _ = open_model(tmp_path / "m.onnx")
     for height, width in ((64, 96), (111, 70)):
         images, masks = views(2, height, width)
-        got = session.run(["logits"], {"images": images, "masks": masks})[0]
+        got = session.run(["logits"], feed(images, masks))[0]
         np.testing.assert_allclose(got, torch_logits(checkpoint, images, masks), rtol=1e-3, atol=1e-4)
 
 

@@ -18,7 +18,7 @@ FLOORS = [
     {"files", "images", "masks", "sums", "ahead", "calibration", "metrics"},
     {"regions", "heads", "cocoindex"},
     {"coco", "labelmaps", "views", "sloppy", "sheet"},
-    {"modelfile"},
+    {"modelfile", "sharing"},
     {"predictor"},
     {"evaluate", "fit", "label", "overlay"},
     {"report"},

@@ -96,7 +96,7 @@ def test_killed_run_goes_on_where_it_was(segments, model, tmp_path, monkeypatch)
 
 def test_refuses_to_go_on_with_another_run(segments, model, tmp_path):
     (tmp_path / "out.json.partial").write_text('{"key": "another"}\n{"image_id": 0, "answers": []}\n')
-    with pytest.raises(AnnotationError, match="another file, model or --top; remove it"):
+    with pytest.raises(AnnotationError, match="another file, model, --mode or --top; remove it"):
         run(segments, model, tmp_path / "out.json")
 
 

@@ -19,7 +19,7 @@ from maskwise.training.checkpoint import Checkpoint, load_checkpoint
 from maskwise.training.data import read_data
 from maskwise.training.holdout import holdout_answers
 from maskwise.training.loop import network_of, train
-from maskwise.training.optimise import loss_of, make_optimiser, rate_factor, set_mode
+from maskwise.training.optimise import losses_of, make_optimiser, rate_factor, set_mode
 from maskwise.training.settings import (
     AugmentSettings,
     DataSettings,
@@ -395,22 +395,24 @@ def log_probability(row, index):
 
 def test_cross_entropy_is_the_mean_over_the_batch():
     expected = -(log_probability(0, 0) + log_probability(1, 2)) / 2
-    assert loss_of(LOGITS, TARGETS, ScheduleSettings(label_smoothing=0.0)).item() == pytest.approx(expected)
+    assert losses_of(LOGITS, TARGETS, ScheduleSettings(label_smoothing=0.0)).mean().item() == pytest.approx(expected)
 
 
 def test_smoothing_gives_every_class_its_share():
     right = -(log_probability(0, 0) + log_probability(1, 2)) / 2
     even = -sum(log_probability(row, index) for row in range(2) for index in range(3)) / 6
-    loss = loss_of(LOGITS, TARGETS, ScheduleSettings(label_smoothing=0.2))
+    loss = losses_of(LOGITS, TARGETS, ScheduleSettings(label_smoothing=0.2)).mean()
     assert loss.item() == pytest.approx(0.8 * right + 0.2 * even)
 
 
 def test_published_loss_is_the_mean_over_batch_and_classes():
     onehot, probabilities = F.one_hot(TARGETS, 3), LOGITS.softmax(dim=1)
     expected = (-onehot * torch.log(probabilities + 1e-7)).mean()
-    assert loss_of(LOGITS, TARGETS, ScheduleSettings(loss="published")).item() == pytest.approx(expected.item())
+    assert losses_of(LOGITS, TARGETS, ScheduleSettings(loss="published")).mean().item() == pytest.approx(
+        expected.item()
+    )
 
 
 def test_published_loss_is_bounded_where_cross_entropy_is_not():
-    hopeless = loss_of(torch.tensor([[200.0, 0.0]]), torch.tensor([1]), ScheduleSettings(loss="published"))
+    hopeless = losses_of(torch.tensor([[200.0, 0.0]]), torch.tensor([1]), ScheduleSettings(loss="published"))
     assert hopeless.item() == pytest.approx(-math.log(1e-7) / 2, rel=1e-4)

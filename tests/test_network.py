@@ -68,7 +68,7 @@ def assert_changes_nothing(**settings):
 
 
 @pytest.mark.parametrize("merge", ["multiply", "add", "both"])
-@pytest.mark.parametrize("sites", [("conv1",), ("layer2",), STAGES, ("input",)])
+@pytest.mark.parametrize("sites", [("conv1",), ("layer2",), STAGES, ("input",), ("features",)])
 def test_untrained_branch_changes_nothing(sites, merge):
     assert_changes_nothing(sites=sites, merge=merge)
 
@@ -85,6 +85,32 @@ def test_untrained_branch_changes_nothing(sites, merge):
 )
 def test_any_trunk_takes_the_branch(trunk, options, sites):
     assert_changes_nothing(trunk=trunk, trunk_options=options, sites=sites, merge="both")
+
+
+# Masks that share an image.
+
+
+@pytest.mark.parametrize("sites", [(), ("features",), ("conv1",), ("input", "layer2")])
+def test_masks_of_one_image_are_named_as_if_each_had_it_alone(sites):
+    network = build(sites=sites, merge="both", pool="mask")
+    enliven(network.branch)
+    images, masks = samples(4)
+    image_of = torch.tensor([1, 0, 1, 1])
+    with torch.no_grad():
+        together = network(images[:2], masks, image_of)
+    torch.testing.assert_close(together, logits(network, images[image_of], masks), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("sites", "shares"), [((), True), (("features",), True), (("layer4",), False)])
+def test_the_trunk_runs_once_an_image_where_no_mask_acts_inside_it(sites, shares):
+    network = build(sites=sites)
+    seen = []
+    network.trunk.conv1.register_forward_hook(lambda _module, inputs, _features: seen.append(len(inputs[0])))
+    images, masks = samples(3)
+    with torch.no_grad():
+        network(images[:1], masks, torch.zeros(3, dtype=torch.int64))
+    assert network.shares == shares
+    assert seen == [1 if shares else 3]
 
 
 # Published variants.

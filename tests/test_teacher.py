@@ -13,7 +13,7 @@ from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import read_data
 from maskwise.training.loop import TEACHER, network_of, train
 from maskwise.training.settings import TeacherSettings
-from maskwise.training.teacher import distance_to_teacher, teacher_embeddings
+from maskwise.training.teacher import distances_to_teacher, teacher_embeddings
 from test_loop import interrupt, same_weights, settings
 from tiny_model import tiny_model
 from two_objects import write_two_objects
@@ -88,8 +88,8 @@ def test_run_is_not_gone_on_with_under_another_teacher(objects, tmp_path, monkey
 
 def test_distance_is_nought_for_the_same_direction_and_two_for_the_opposite():
     right = torch.nn.functional.normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    assert distance_to_teacher(3 * right, right).item() == pytest.approx(0, abs=1e-6)
-    assert distance_to_teacher(-right, right).item() == pytest.approx(2, abs=1e-6)
+    assert distances_to_teacher(3 * right, right).tolist() == pytest.approx([0] * len(right), abs=1e-6)
+    assert distances_to_teacher(-right, right).tolist() == pytest.approx([2] * len(right), abs=1e-6)
 
 
 def test_student_comes_closer_to_its_teacher(objects, model, tmp_path):
@@ -114,7 +114,7 @@ def _distance(folder, run):
         with torch.no_grad():
             told.append(network.embed(torch.from_numpy(pixels)[None], torch.from_numpy(coverage)[None])[0])
     told = torch.stack(told) @ weights["teach.weight"].T + weights["teach.bias"]
-    return distance_to_teacher(told, right).item()
+    return distances_to_teacher(told, right).mean().item()
 
 
 def test_resumed_run_under_a_teacher_ends_as_the_unbroken_one(objects, model, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from PIL import Image
 from maskwise.errors import AnnotationError, MaskError, SettingsError
 from maskwise.images import load_image
 from maskwise.regions import Category
-from maskwise.training.batches import Sample, collate
+from maskwise.training.batches import Other, Sample, collate
 from maskwise.training.data import (
     Draw,
     Draws,
@@ -23,6 +23,7 @@ from maskwise.training.data import (
 from maskwise.training.settings import (
     AugmentSettings,
     DataSettings,
+    NetworkSettings,
     ScheduleSettings,
     SourceSettings,
     TrainSettings,
@@ -240,11 +241,79 @@ def test_target_is_the_class_of_the_region(coco_folder):
     split = read_data(data(coco_folder, holdout=0.0))
     plain = PlainRegions(split.train, ViewSettings(size=32), split.categories)
     for number, region in enumerate(split.train):
-        pixels, coverage, target, its_number, _ = plain[number]
+        pixels, coverage, target, its_number, *_ = plain[number]
         assert its_number == number
         assert split.categories[target].name == region.name
         red, _, blue = pixels[coverage == 255].mean(axis=0)
         assert (red > blue) == (region.name == "square")
+
+
+# Several regions of one view.
+
+
+def shared(folder, regions_per_view, **augment):
+    """The two objects of an image lie in one view: it is as wide as the image."""
+    settings = replace(data(folder, holdout=0.0), regions_per_view=regions_per_view)
+    return TrainSettings(
+        data=settings,
+        network=NetworkSettings(sites=("features",)),
+        view=ViewSettings(size=48, min_side=48),
+        augment=replace(STILL, **augment),
+    )
+
+
+def test_others_in_a_view_are_learned_from_with_it(coco_folder):
+    settings = shared(coco_folder, 6)
+    split = read_data(settings.data)
+    plain = PlainRegions(split.train, settings.view, split.categories)
+    regions = TrainingRegions(split, settings)
+    for number in range(10):
+        sample = regions[Draw(number)]
+        (other,) = sample.others
+        assert other.number != sample.number
+        assert split.train.image[other.number] == split.train.image[sample.number]
+        assert other.target == plain[other.number].target
+        np.testing.assert_array_equal(other.coverage, plain[other.number].coverage)  # Both are seen in one view.
+        assert other.weight == 1
+
+
+def test_no_more_regions_of_a_view_than_told(coco_folder):
+    settings = shared(coco_folder, 1)
+    regions = TrainingRegions(read_data(settings.data), settings)
+    assert not any(regions[Draw(number)].others for number in range(10))
+
+
+def test_others_are_flipped_with_their_view(coco_folder):
+    straight, flipped = (
+        TrainingRegions(read_data(settings.data), settings)[Draw(3)]
+        for settings in (shared(coco_folder, 2), shared(coco_folder, 2, flip=1.0))
+    )
+    np.testing.assert_array_equal(flipped.others[0].coverage, straight.others[0].coverage[:, ::-1])
+
+
+def test_regions_that_lie_outside_a_view_are_not_learned_from(coco_folder):
+    settings = shared(coco_folder, 6)
+    settings = replace(settings, view=ViewSettings(size=32, context=1.0, min_side=1))
+    regions = TrainingRegions(read_data(settings.data), settings)
+    assert not any(regions[Draw(number)].others for number in range(20))
+
+
+def test_frequent_classes_weigh_less_beside_what_is_drawn(coco_folder):
+    """Of n regions in 16, drawn n ** 0.5 times as often as one, each counts for its share of the draws over 1 / 16."""
+    edit(coco_folder, lambda content: [a.update(category_id=3) for a in content["annotations"][3:]])
+    settings = shared(coco_folder, 6)
+    split = read_data(settings.data)
+    counts = split.train.counts()
+    assert (counts["square"], counts["disc"]) == (15, 1)
+    regions = TrainingRegions(split, settings)
+    weights = {split.names[other.target]: other.weight for n in range(60) for other in regions[Draw(n)].others}
+    assert weights["square"] == pytest.approx(15**0.5 / (15**0.5 + 1) * 16 / 15)
+    assert weights["disc"] == 1
+
+
+def test_refuses_several_regions_of_a_view_where_the_mask_acts_inside_the_trunk(coco_folder):
+    with pytest.raises(SettingsError, match=r"regions_per_view is 2, but at the sites conv1 the mask acts inside"):
+        TrainSettings(data=replace(data(coco_folder), regions_per_view=2))
 
 
 def windows(folder, **augment):
@@ -325,9 +394,26 @@ def test_batch_stacks_its_samples(rng):
     ]
     batch = collate(samples)
     assert batch.images.shape == (2, 4, 5, 3)
+    assert batch.image_of.tolist() == [0, 1]
+    assert batch.weights.tolist() == [1, 1]
     assert batch.targets.tolist() == [2, 0]
     assert batch.numbers.tolist() == [8, 5]
     assert torch.equal(batch.masks[1], torch.from_numpy(samples[1][1]))
+
+
+def test_batch_has_the_regions_that_were_drawn_before_the_others():
+    blank = np.zeros((4, 5, 3), np.uint8)
+    covers = [np.full((4, 5), value, np.uint8) for value in range(5)]
+    samples = [
+        Sample(blank, covers[0], 2, 8, others=(Other(covers[1], 1, 9, 0.5), Other(covers[2], 0, 7, 0.25))),
+        Sample(blank, covers[3], 0, 5, others=(Other(covers[4], 2, 6, 1.0),)),
+    ]
+    batch = collate(samples)
+    assert batch.image_of.tolist() == [0, 1, 0, 0, 1]
+    assert batch.masks[:, 0, 0].tolist() == [0, 3, 1, 2, 4]
+    assert batch.targets.tolist() == [2, 0, 1, 0, 2]
+    assert batch.numbers.tolist() == [8, 5, 9, 7, 6]
+    assert batch.weights.tolist() == [1, 1, 0.5, 0.25, 1]
 
 
 def test_refuses_an_image_of_another_size_than_its_annotations(coco_folder):

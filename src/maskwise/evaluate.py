@@ -127,6 +127,7 @@ def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "", sloppy
     confusion = confusion_matrix(counted.targets, counted.predicted, labels=np.arange(len(classes)))
     report = {
         "model": predictor.info.name,
+        "mode": predictor.mode,
         "data": data,
         **_headline(counted),
         "by_size": _by_size(counted),

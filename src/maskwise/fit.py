@@ -78,7 +78,7 @@ def fit(
             f"to tell classes apart at least two are needed, and the regions are of {len(categories)}"
             f" ({', '.join(counts) or 'none'}); label regions of another class too"
         )
-    predictor = Predictor(model, device=device, threads=threads)
+    predictor = Predictor(model, mode="exact", device=device, threads=threads)
     embeddings = embed_regions(predictor, known)
     targets = known.numbered({category.name: number for number, category in enumerate(categories)})
     images = np.unique(known.images[known.image], return_inverse=True)[1]

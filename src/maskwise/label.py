@@ -250,7 +250,7 @@ def _run_key(coco: CocoFile, predictor: Predictor, top: int) -> str:
     """What a partial file must have come from to be gone on with."""
     with coco.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    digest.update(json.dumps([predictor.info.to_metadata(), top]).encode())
+    digest.update(json.dumps([predictor.info.to_metadata(), predictor.mode, top]).encode())
     return digest.hexdigest()
 
 
@@ -258,10 +258,11 @@ def _without_kept(tasks: list[Task], partial: Path, key: str, answers: Answers) 
     """The tasks that a former run did not finish; what it found for the others is put with the answers."""
     if not partial.is_file():
         return tasks
-    todo = {task.image_id: task for task in tasks}
+    by_id, done = {task.image_id: task for task in tasks}, set()
     for image_id, found in _kept(partial, key):
-        answers.put(todo.pop(image_id), found)
-    return list(todo.values())
+        answers.put(by_id[image_id], found)
+        done.add(image_id)
+    return [task for task in tasks if task.image_id not in done]
 
 
 def _kept(partial: Path, key: str) -> Iterator[tuple[Id, list[Answer]]]:
@@ -272,7 +273,7 @@ def _kept(partial: Path, key: str) -> Iterator[tuple[Id, list[Answer]]]:
                 return
             if number == 0 and json.loads(header.strip() or b"{}").get("key") != key:
                 raise AnnotationError(
-                    f"{partial}: is left from a run on another file, model or --top; remove it to begin anew"
+                    f"{partial}: is left from a run on another file, model, --mode or --top; remove it to begin anew"
                 )
             record = json.loads(line)
             yield record["image_id"], record["answers"]

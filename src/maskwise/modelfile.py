@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64, UInt8
 
 from maskwise.errors import ModelError, SettingsError
 from maskwise.files import whole_file
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     import onnxruntime
 
 FORMAT = "maskwise-region-classifier"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_KEY = "maskwise"
-INPUTS = ("images", "masks")
-"""uint8 N x H x W x 3, RGB 0 to 255; uint8 N x H x W, coverage 0 to 255. The graph normalises."""
+INPUTS = ("images", "masks", "image_of")
+"""uint8 V x H x W x 3, RGB 0 to 255; uint8 N x H x W, coverage 0 to 255; int64 N, which of the V images each mask lies
+in. The graph normalises."""
 OUTPUTS = ("logits", "embeddings")
 """float32 N x classes; float32 N x D."""
 
@@ -40,6 +41,7 @@ class ModelInfo:
         name: what the model is called.
         categories: the classes, in the order of the logits.
         view: which view of a region the network sees.
+        shares: whether masks of one view share one pass of the trunk; else the graph runs it for each of them.
         temperature: logits are divided by this before the softmax, so that probabilities are calibrated.
         batch_size: regions that the network takes at once with good speed (any number is accepted).
         training: a record of how the model was made, for people; nothing relies on it.
@@ -48,6 +50,7 @@ class ModelInfo:
     name: str
     categories: tuple[Category, ...]
     view: ViewSettings
+    shares: bool = False
     temperature: float = 1.0
     batch_size: int = 8
     training: dict[str, Any] = field(default_factory=dict)
@@ -83,6 +86,15 @@ class ModelInfo:
             return cls(**record)
         except (KeyError, TypeError, SettingsError) as error:
             raise ModelError(f"{where}: its metadata is incomplete or malformed ({error})") from error
+
+
+def feed(
+    images: UInt8[np.ndarray, "v h w 3"],
+    masks: UInt8[np.ndarray, "n h w"],
+    image_of: Int64[np.ndarray, " n"] | None = None,
+) -> dict[str, np.ndarray]:
+    """What a model file's graph takes; see `INPUTS`. Where `image_of` is left out, each mask lies in its own image."""
+    return dict(zip(INPUTS, (images, masks, np.arange(len(masks)) if image_of is None else image_of), strict=True))
 
 
 def write_with_head(
@@ -132,7 +144,7 @@ def _check_head(path: Path, weight: np.ndarray, bias: np.ndarray) -> None:
     session, info = open_model(path)
     side = info.view.size
     image = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
-    got, embeddings = session.run(list(OUTPUTS), dict(zip(INPUTS, (image, image[..., 0]), strict=True)))
+    got, embeddings = session.run(list(OUTPUTS), feed(image, image[..., 0]))
     expected = embeddings @ weight.T + bias
     difference = float(np.abs(got - expected).max() / np.abs(expected).max())
     if not difference <= HEAD_TOLERANCE:

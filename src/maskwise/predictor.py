@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32
@@ -14,7 +14,8 @@ from maskwise.ahead import ahead
 from maskwise.errors import InputError, MaskError, naming_mask
 from maskwise.images import Pixels, check_pixels
 from maskwise.masks import Mask, check_size
-from maskwise.modelfile import INPUTS, open_model
+from maskwise.modelfile import feed, open_model
+from maskwise.sharing import SharedView, own_views, shared_views
 from maskwise.sums import Sums
 
 if TYPE_CHECKING:
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 CPU_BATCH = 4
 """On a processor larger batches are slower: DINOv2 ViT-S/14 took 133 ms a region on one core by fours and 136 by
 eights, 70 and 74 on two, 151 and 79 by sixteens (AMD EPYC, 2026-11-24)."""
+
+Mode = Literal["auto", "exact", "shared"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+AUTO_MASKS = 8
+"""From so many masks of an image on, `auto` lets them share views."""
+MOST_VIEWS = 8
+"""As many views of an image `shared` takes at most, however many masks it has."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +72,31 @@ class Predictor:
     """
 
     def __init__(
-        self, model: str | os.PathLike[str] | None = None, *, device: str = "cpu", threads: int | None = None
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        mode: Mode = "auto",
+        device: str = "cpu",
+        threads: int | None = None,
     ) -> None:
         """Open a model.
 
         Args:
             model: a model file; the embedded one where left out.
+            mode: `exact`: a view for each mask. `shared`: masks of an image share a few views, each of which goes
+                through the network once; many masks then take little longer than a few, and small ones are named a
+                little less well. `auto`: where there are many masks, those that lie close together and are of like
+                size share a view. Models whose masks act inside the trunk (`info.shares` is false) are always exact.
             device: `cpu` or `cuda`.
             threads: processor threads; all cores where left out.
 
         Raises:
+            InputError: another mode.
             ModelError: the file or the device cannot be used.
         """
+        if mode not in MODES:
+            raise InputError(f"mode {mode!r}; accepted are {', '.join(MODES)}")
+        self.mode = mode
         self._session, self.info = open_model(model, threads=threads, device=device)
         self._batch_size = min(self.info.batch_size, CPU_BATCH) if device == "cpu" else self.info.batch_size
 
@@ -156,20 +177,27 @@ class Predictor:
     def _run(self, image: np.ndarray, masks: object, output: str) -> np.ndarray:
         image = check_pixels(image)
         regions = as_masks(masks, image.shape[:2])
-        parts = [
-            self._session.run([output], dict(zip(INPUTS, batch, strict=True)))[0]
-            for batch in ahead(self._batches(image, regions))
-        ]
-        if not parts:
-            width = {o.name: o.shape for o in self._session.get_outputs()}[output][1]
-            return np.zeros((0, width), dtype=np.float32)
-        return np.concatenate(parts)
+        width = {o.name: o.shape for o in self._session.get_outputs()}[output][1]
+        rows = np.zeros((len(regions), width), dtype=np.float32)
+        for numbers, given in ahead(self._batches(image, regions)):
+            rows[numbers] = self._session.run([output], given)[0]
+        return rows
 
-    def _batches(self, image: Pixels, regions: Sequence[Mask]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        sums, size = Sums(image), self._batch_size
-        for start in range(0, len(regions), size):
-            views = [self.info.view.view(mask).render(image, mask, sums) for mask in regions[start : start + size]]
-            yield np.stack([pixels for pixels, _ in views]), np.stack([coverage for _, coverage in views])
+    def plan(self, masks: Sequence[Mask]) -> list[SharedView]:
+        """The views in which masks of an image are looked at; in exact mode one for each."""
+        if not self.info.shares or self.mode == "exact" or (self.mode == "auto" and len(masks) < AUTO_MASKS):
+            return own_views(masks, self.info.view)
+        return shared_views(masks, self.info.view, MOST_VIEWS if self.mode == "shared" else None)
+
+    def _batches(self, image: Pixels, regions: Sequence[Mask]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
+        """The numbers of the masks of each batch of views, and what the graph takes for them."""
+        sums, plan = Sums(image), self.plan(regions)
+        for start in range(0, len(plan), self._batch_size):
+            views = plan[start : start + self._batch_size]
+            pixels = np.stack([shared.view.show(image, sums) for shared in views])
+            coverage = np.stack([shared.view.cover(regions[number]) for shared in views for number in shared.masks])
+            image_of = np.repeat(np.arange(len(views)), [len(shared.masks) for shared in views])
+            yield [number for shared in views for number in shared.masks], feed(pixels, coverage, image_of)
 
 
 def check_top(top: int) -> None:

@@ -80,8 +80,9 @@ def markdown(report: dict[str, Any]) -> str:
 
 def _introduction(report: dict[str, Any]) -> str:
     data = f" of {report['data']}" if report["data"] else ""
+    shared = "" if report["mode"] == "exact" else f" Regions of an image share views (mode {report['mode']})."
     return (
-        f"{report['regions']} regions in {report['images']} images{data}, in {report['seconds']:.0f} seconds."
+        f"{report['regions']} regions in {report['images']} images{data}, in {report['seconds']:.0f} seconds.{shared}"
         f" {report['crowds']} crowds are left out, except in the published protocols. Intervals are 95 %: from drawing"
         " the images anew for all regions together, Wilson's where a class or a size stands alone."
     )

@@ -51,17 +51,26 @@ class View:
         Returns:
             The pixels, and how much of each pixel the region covers (0 none, 255 all).
         """
+        return self.show(image, sums), self.cover(mask)
+
+    def show(self, image: Pixels, sums: Sums | None = None) -> UInt8[np.ndarray, "h w 3"]:
+        """The pixels of the view; arguments as in `render`."""
         if sums is not None and self._scale >= LEAST_SCALE * sums.block:
             pixels = self._means(sums, (0, 0), image.shape[:2], PADDING_RGB)
         else:
             pixels = self._resize(self._cut(image))
+        return self._flipped(pixels)
+
+    def cover(self, mask: Mask) -> UInt8[np.ndarray, "h w"]:
+        """How much of each pixel of the view a region covers (0 none, 255 all)."""
         if self._scale >= LEAST_SCALE:
             coverage = self._means(Sums(mask.bits.view(np.uint8) * 255), mask.box_xywh[:2], mask.bits.shape, 0)
         else:
             coverage = self._resize(mask.crop(*self.box_xyxy).view(np.uint8) * 255)
-        if self.flip:
-            pixels, coverage = pixels[:, ::-1], coverage[:, ::-1]
-        return np.ascontiguousarray(pixels), np.ascontiguousarray(coverage)
+        return self._flipped(coverage)
+
+    def _flipped(self, array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array[:, ::-1] if self.flip else array)
 
     @property
     def _scale(self) -> float:
@@ -141,14 +150,14 @@ class ViewSettings:
             return View((0, 0, width, height), (height, width))
         x, y, w, h = mask.box_xywh
         side = round(min(max(self.context * max(w, h), self.min_side), max(height, width)))
-        x0, y0 = _slide(x, w, side, width), _slide(y, h, side, height)
+        x0, y0 = slide(x, w, side, width), slide(y, h, side, height)
         return View((x0, y0, x0 + side, y0 + side), (self.size, self.size))
 
 
-def _slide(start: int, length: int, side: int, limit: int) -> int:
+def slide(start: int, length: int, side: int, limit: int) -> int:
     """Where a window of `side` begins so that [start, start + length) is central, kept inside [0, limit) if it fits.
 
-    >>> _slide(50, 10, 20, 100), _slide(0, 10, 20, 100), _slide(92, 8, 20, 100), _slide(0, 10, 20, 10)
+    >>> slide(50, 10, 20, 100), slide(0, 10, 20, 100), slide(92, 8, 20, 100), slide(0, 10, 20, 10)
     (45, 0, 80, -5)
     """
     if side >= limit:

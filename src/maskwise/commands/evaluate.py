@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -30,6 +30,8 @@ class Command:
     """Measure under worse masks too (dilated, eroded, shifted, boxes); takes five times as long."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("evaluation")
     """Folder to write; made if missing."""
+    mode: Literal["auto", "exact", "shared"] = "exact"
+    """exact: a view for each region; shared, auto: regions of an image share views, as in `predict` and `label`."""
     model: Path | None = None
     """Model file; the embedded one where left out."""
     device: str = "cpu"
@@ -46,7 +48,7 @@ class Command:
         from maskwise.report import write_report
 
         regions = self.source.read()
-        predictor = Predictor(self.model, device=self.device, threads=self.threads)
+        predictor = Predictor(self.model, mode=self.mode, device=self.device, threads=self.threads)
         make_folder(self.output)  # An hour's work should not fail at its end for want of a place.
         evaluation = evaluate(predictor, regions, data=self.source.name, sloppy=self.sloppy)
         write_report(evaluation, self.output)

@@ -32,6 +32,9 @@ class Command:
     """How many classes to give per annotation."""
     engine: Literal["local", "ray"] = "local"
     """local: this process; ray: Ray Data, on this machine or a cluster."""
+    mode: Literal["auto", "exact", "shared"] = "auto"
+    """exact: a view for each mask; shared: masks share a few views of the image, which is faster and names small
+    regions a little less well; auto: where there are many masks, neighbours of like size share."""
     model: Path | None = None
     """Model file; the embedded one where left out."""
     device: str = "cpu"
@@ -47,6 +50,6 @@ class Command:
 
         coco = read_coco(self.segments, labelled=False)
         threads = self.threads or (1 if self.engine == "ray" else None)
-        predictor_of = partial(Predictor, self.model, device=self.device, threads=threads)
+        predictor_of = partial(Predictor, self.model, mode=self.mode, device=self.device, threads=threads)
         named = label(coco, self.images, self.output, predictor_of, top=self.top, engine=self.engine)
         print(f"{self.output}: {len(coco.index.start)} annotations, {named} named in this run")

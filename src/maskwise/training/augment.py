@@ -26,6 +26,32 @@ def jitter_crop(view: View, settings: AugmentSettings, rng: np.random.Generator)
     return replace(view, box_xyxy=(x0, y0, x0 + grown, y0 + grown))
 
 
+def widen_crop(view: View, image_hw: tuple[int, int], settings: AugmentSettings, rng: np.random.Generator) -> View:
+    """A square crop inside a larger one, anywhere in it, as where several regions share a view.
+
+    The larger crop is no wider than the image's longer side, and leaves the image no further than the crop in it does.
+
+    Args:
+        view: the crop.
+        image_hw: the image's height and width, pixels.
+        settings: says by how much.
+        rng: source of size and place.
+    """
+    x0, y0, x1, _ = view.box_xyxy
+    side = x1 - x0
+    widened = round(side * float(np.exp(rng.uniform(0, np.log(settings.widen)))))
+    slack = min(widened, max(*image_hw, side)) - side
+    left, top = (_inward(start, side, slack, limit, rng) for start, limit in ((x0, image_hw[1]), (y0, image_hw[0])))
+    return replace(view, box_xyxy=(left, top, left + side + slack, top + side + slack))
+
+
+def _inward(start: int, side: int, slack: int, limit: int, rng: np.random.Generator) -> int:
+    """Where a window begins that holds [start, start + side) and `slack` more, inside [0, limit) if it may be."""
+    low, high = start - slack, start
+    low, high = max(low, min(0, high)), min(high, max(limit - side - slack, low))
+    return int(rng.integers(min(low, high), max(low, high) + 1))
+
+
 def jitter_flip(view: View, settings: AugmentSettings, rng: np.random.Generator) -> View:
     """A view perhaps mirrored."""
     return replace(view, flip=bool(rng.random() < settings.flip))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -24,6 +24,22 @@ class Skipped:
     why: str
 
 
+class Other(NamedTuple):
+    """A further region that lies in a view.
+
+    Attributes:
+        coverage: how much of each pixel of the view it covers.
+        target: class index.
+        number: of the region.
+        weight: of its loss, beside that of the region which the view was drawn for, 0 to 1.
+    """
+
+    coverage: UInt8[np.ndarray, "h w"]
+    target: int
+    number: int
+    weight: float
+
+
 class Sample(NamedTuple):
     """A view of a region, as the network takes it.
 
@@ -33,6 +49,7 @@ class Sample(NamedTuple):
         target: class index.
         number: of the region, in the tuple that it is from.
         skipped: images that were drawn for it before and could not be read.
+        others: further regions in the view that are learned from.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -40,6 +57,7 @@ class Sample(NamedTuple):
     target: int
     number: int
     skipped: tuple[Skipped, ...] = ()
+    others: tuple[Other, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,31 +65,49 @@ class Batch:
     """Views of several regions, as `RegionClassifier` takes them.
 
     Attributes:
-        images: RGB.
-        masks: how much of each pixel the region covers.
+        images: RGB; the views.
+        masks: how much of each pixel of its view a region covers; first the regions that the views were drawn for, in
+            the views' order, then the others.
+        image_of: which view each region lies in.
         targets: class indices.
         numbers: of the regions, in the tuple that they are from.
+        weights: of the regions' losses.
         skipped: images that could not be read, one for each time.
     """
 
-    images: UInt8[Tensor, "n h w 3"]
+    images: UInt8[Tensor, "v h w 3"]
     masks: UInt8[Tensor, "n h w"]
+    image_of: Int64[Tensor, " n"]
     targets: Int64[Tensor, " n"]
     numbers: Int64[Tensor, " n"]
+    weights: Float32[Tensor, " n"]
     skipped: tuple[Skipped, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 def collate(items: list[Sample | Skipped]) -> Batch:
     """Samples to one batch, without those whose images could not be read."""
     samples = [item for item in items if isinstance(item, Sample)]
     skipped = [image for item in items for image in (item.skipped if isinstance(item, Sample) else [item])]
+    regions = [(view, Other(s.coverage, s.target, s.number, 1.0)) for view, s in enumerate(samples)]
+    regions += [(view, other) for view, s in enumerate(samples) for other in s.others]
     return Batch(
-        torch.from_numpy(np.stack([s.pixels for s in samples] or [np.empty((0, 0, 3), np.uint8)])[: len(samples)]),
-        torch.from_numpy(np.stack([s.coverage for s in samples] or [np.empty((0, 0), np.uint8)])[: len(samples)]),
-        torch.tensor([s.target for s in samples], dtype=torch.int64),
-        torch.tensor([s.number for s in samples], dtype=torch.int64),
-        tuple(skipped),
+        images=_stacked([s.pixels for s in samples], (0, 0, 3)),
+        masks=_stacked([region.coverage for _, region in regions], (0, 0)),
+        image_of=torch.tensor([view for view, _ in regions], dtype=torch.int64),
+        targets=torch.tensor([region.target for _, region in regions], dtype=torch.int64),
+        numbers=torch.tensor([region.number for _, region in regions], dtype=torch.int64),
+        weights=torch.tensor([region.weight for _, region in regions], dtype=torch.float32),
+        skipped=tuple(skipped),
     )
+
+
+def _stacked(arrays: list[np.ndarray], blank: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays) if arrays else np.empty((0, *blank), np.uint8))
 
 
 class _Told(Dataset):

@@ -201,7 +201,7 @@ def _result(run: TrainSettings, regions: RegionSet, folder: Path, judged_on: Sou
     final = train(run, folder)
     model = folder / "model.onnx"
     export_model(final, model, "fp32")
-    report = evaluate(Predictor(model), regions).report
+    report = evaluate(Predictor(model, mode="exact"), regions).report
     checkpoint = load_checkpoint(final)
     result = {
         "settings": settings_to_dict(run),

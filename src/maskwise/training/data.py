@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -26,11 +26,25 @@ from maskwise.images import Pixels, load_image
 from maskwise.labelmaps import regions_from_label_maps
 from maskwise.masks import Mask, check_size
 from maskwise.regions import Category, LabelledRegion, Regions, RegionSet, by_first_mention
-from maskwise.training.augment import jitter_colours, jitter_crop, jitter_flip, sloppy_mask, window_batch, window_view
-from maskwise.training.batches import Sample, Skipped
+from maskwise.training.augment import (
+    jitter_colours,
+    jitter_crop,
+    jitter_flip,
+    sloppy_mask,
+    widen_crop,
+    window_batch,
+    window_view,
+)
+from maskwise.training.batches import Other, Sample, Skipped
 from maskwise.training.settings import DataSettings, SourceSettings, TrainSettings, expand
-from maskwise.views import ViewSettings
+from maskwise.views import View, ViewSettings
 
+LEAST_SEEN = 0.5
+"""A region belongs to a view that was drawn for another if so much of its area lies in it ..."""
+LEAST_SIDE = 1 / 16
+"""... and its box is at least so long, of the view's side: of a ViT of patches of 14 at 224 pixels, a patch."""
+LOOKED_AT = 4
+"""So many regions of the image are tried for each that a view may have: reading masks takes time."""
 TRIES = 32
 """Draws for one sample, all of them of images that cannot be read, after which a run is given up."""
 
@@ -244,8 +258,13 @@ class TrainingRegions(Dataset):
         self._order = np.lexsort((groups, classes))
         self._groups = _bounds(groups[self._order])
         self._classes = _bounds(classes[self._order][self._groups[:-1]])
-        weights = np.bincount(classes).astype(float) ** settings.data.class_power
+        counts = np.bincount(classes).astype(float)
+        weights = counts**settings.data.class_power
         self._probabilities = weights / weights.sum()
+        # Others come as often as they lie near what is drawn: their weights make up for it, but for rare classes,
+        # which are drawn often enough.
+        self._weights = np.minimum(self._probabilities * len(classes) / counts, 1.0)[classes]
+        self._of_image = _Companions(split.train.image) if settings.data.regions_per_view > 1 else None
 
     def draw(self, rng: np.random.Generator) -> int:
         """The number of a region, at random."""
@@ -265,27 +284,68 @@ class TrainingRegions(Dataset):
             rng = np.random.default_rng(key if attempt else key[:3])
             number = self.draw(rng)
             try:
-                pixels, coverage = self._render(self.regions[number], draw, rng)
+                view, pixels, coverage = self._render(self.regions[number], draw, rng)
             except ImageError as error:
                 skipped.append(Skipped(str(self.regions[number].image_path), str(error)))
                 continue
-            return Sample(pixels, coverage, int(self.targets[number]), number, tuple(skipped))
+            others = tuple(self._others(number, view, rng))
+            return Sample(pixels, coverage, int(self.targets[number]), number, tuple(skipped), others)
         raise InputError(
             f"most images cannot be read: {TRIES} in a row, the last of them: {skipped[-1].why}; mend the data, then"
             " start the run again"
         )
 
-    def _render(self, region: LabelledRegion, draw: Draw, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _render(
+        self, region: LabelledRegion, draw: Draw, rng: np.random.Generator
+    ) -> tuple[View, np.ndarray, np.ndarray]:
         augment = self.settings.augment
         mask = sloppy_mask(region.read_mask(), augment, rng)
         if draw.window_hw is not None:
             view = window_view(mask, draw.window_hw, rng)
         elif self.settings.view.kind == "crop":
             view = jitter_crop(self.settings.view.view(mask), augment, rng)
+            if augment.widen > 1:
+                view = widen_crop(view, mask.image_hw, augment, rng)
         else:
             view = self.settings.view.view(mask)
-        pixels, coverage = jitter_flip(view, augment, rng).render(image_of(region, mask), mask)
-        return jitter_colours(pixels, augment, rng), coverage
+        view = jitter_flip(view, augment, rng)
+        pixels, coverage = view.render(image_of(region, mask), mask)
+        return view, jitter_colours(pixels, augment, rng), coverage
+
+    def _others(self, number: int, view: View, rng: np.random.Generator) -> Iterator[Other]:
+        """Further regions that lie in a view, in random order, as many as may be."""
+        wanted = self.settings.data.regions_per_view - 1
+        if self._of_image is None:
+            return
+        for other in self._of_image.of(number, rng)[: LOOKED_AT * wanted].tolist():
+            mask = self.regions[other].read_mask()
+            if wanted and _lies_in(mask, view):
+                coverage = view.cover(sloppy_mask(mask, self.settings.augment, rng))
+                yield Other(coverage, int(self.targets[other]), other, float(self._weights[other]))
+                wanted -= 1
+
+
+class _Companions:
+    """The regions of each image."""
+
+    def __init__(self, image: Int32[np.ndarray, " regions"]) -> None:
+        self._image = image
+        self._order = np.argsort(image, kind="stable")
+        self._sorted = image[self._order]
+
+    def of(self, number: int, rng: np.random.Generator) -> Int64[np.ndarray, " others"]:
+        """The numbers of the other regions of a region's image, in random order."""
+        first, last = (np.searchsorted(self._sorted, self._image[number], side) for side in ("left", "right"))
+        found = self._order[first:last]
+        return rng.permutation(found[found != number])
+
+
+def _lies_in(mask: Mask, view: View) -> bool:
+    """Whether enough of a region is seen in a view, and large enough."""
+    x0, y0, x1, y1 = view.box_xyxy
+    if max(mask.box_xywh[2:]) < LEAST_SIDE * max(x1 - x0, y1 - y0):
+        return False
+    return bool(np.count_nonzero(mask.crop(x0, y0, x1, y1)) >= LEAST_SEEN * mask.area)
 
 
 def _bounds(rising: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " bounds"]:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from maskwise.calibration import fit_temperature
 from maskwise.errors import ModelError
 from maskwise.files import whole_file
-from maskwise.modelfile import INPUTS, OUTPUTS, ModelInfo
+from maskwise.modelfile import INPUTS, OUTPUTS, ModelInfo, feed
 from maskwise.training.batches import Sample
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint
 from maskwise.training.data import PlainRegions, Split, read_data
@@ -45,8 +45,8 @@ class _GraphForm(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        embeddings = self.network.embed(images, masks)
+    def forward(self, images: Tensor, masks: Tensor, image_of: Tensor) -> tuple[Tensor, Tensor]:
+        embeddings = self.network.embed(images, masks, image_of)
         return self.network.head(embeddings), embeddings
 
 
@@ -90,6 +90,7 @@ def export_model(checkpoint_path: Path, output: Path, storage: Storage = "auto")
             name=checkpoint.settings.run.name,
             categories=checkpoint.categories,
             view=checkpoint.settings.view,
+            shares=network.shares,
             temperature=temperature,
             batch_size=1 if checkpoint.settings.view.kind == "whole" else 8,
             training={
@@ -110,11 +111,15 @@ def export_model(checkpoint_path: Path, output: Path, storage: Storage = "auto")
 def _write_graph(network: RegionClassifier, checkpoint: Checkpoint, path: Path) -> None:
     view = checkpoint.settings.view
     size = probe_size(checkpoint.settings)
-    batch = torch.export.Dim("regions", min=1)
-    shape: dict[int, Any] = {0: batch}
+    regions, sides = torch.export.Dim("regions", min=1), {}
     if view.kind == "whole":
-        shape |= {1: torch.export.Dim("height", min=32), 2: torch.export.Dim("width", min=32)}
-    example = (torch.zeros(2, size, size, 3, dtype=torch.uint8), torch.full((2, size, size), 255, dtype=torch.uint8))
+        sides = {1: torch.export.Dim("height", min=32), 2: torch.export.Dim("width", min=32)}
+    shapes = ({0: torch.export.Dim("views", min=1), **sides}, {0: regions, **sides}, {0: regions})
+    example = (
+        torch.zeros(2, size, size, 3, dtype=torch.uint8),
+        torch.full((3, size, size), 255, dtype=torch.uint8),
+        torch.tensor([0, 1, 1]),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The exporter warns of its own deprecations.
         program = torch.onnx.export(
@@ -123,7 +128,7 @@ def _write_graph(network: RegionClassifier, checkpoint: Checkpoint, path: Path) 
             input_names=list(INPUTS),
             output_names=list(OUTPUTS),
             opset_version=OPSET,
-            dynamic_shapes=(shape, shape),
+            dynamic_shapes=shapes,
             dynamo=True,
             verbose=False,
         )
@@ -160,10 +165,11 @@ def compare(network: RegionClassifier, path: Path, checkpoint: Checkpoint, toler
     worst = 0.0
     for height, width in sizes:
         images = generator.integers(0, 256, (3, height, width, 3), dtype=np.uint8)
-        masks = (generator.random((3, height, width)) < 0.3).astype(np.uint8) * 255
+        masks = (generator.random((4, height, width)) < 0.3).astype(np.uint8) * 255
+        given = feed(images, masks, np.array([2, 0, 1, 0]))
         with torch.no_grad():
-            expected = network(torch.from_numpy(images), torch.from_numpy(masks)).numpy()
-        got = session.run(["logits"], dict(zip(INPUTS, (images, masks), strict=True)))[0]
+            expected = network(*map(torch.from_numpy, given.values())).numpy()
+        got = session.run(["logits"], given)[0]
         worst = max(worst, float(np.abs(got - expected).max() / np.abs(expected).max()))
     if not worst <= tolerance:
         raise ModelError(
@@ -228,7 +234,7 @@ class _Views:
         for number in range(len(regions)):
             sample = regions[number]
             if isinstance(sample, Sample):  # Else its image cannot be read.
-                yield dict(zip(INPUTS, (sample.pixels[None], sample.coverage[None]), strict=True))
+                yield feed(sample.pixels[None], sample.coverage[None])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._feeds, None)
@@ -276,7 +282,6 @@ def graph_answers(path: Path, split: Split, checkpoint: Checkpoint) -> Answers:
 
     class Graph(nn.Module):
         def forward(self, images: Tensor, masks: Tensor) -> Tensor:
-            feed = dict(zip(INPUTS, (images.numpy(), masks.numpy()), strict=True))
-            return torch.from_numpy(session.run(["logits"], feed)[0])
+            return torch.from_numpy(session.run(["logits"], feed(images.numpy(), masks.numpy()))[0])
 
     return holdout_answers(Graph(), split, checkpoint.settings)

@@ -35,7 +35,7 @@ from maskwise.training.checkpoint import (
 from maskwise.training.data import Draws, Split, TrainingRegions, batch_shape, read_data
 from maskwise.training.holdout import accuracy, holdout_answers
 from maskwise.training.network import RegionClassifier
-from maskwise.training.optimise import check_frozen, loss_of, make_optimiser, rate_factor, set_mode
+from maskwise.training.optimise import check_frozen, losses_of, make_optimiser, rate_factor, set_mode
 from maskwise.training.processes import (
     Together,
     check_same,
@@ -47,7 +47,7 @@ from maskwise.training.processes import (
 )
 from maskwise.training.settings import NetworkSettings, TrainSettings, expand, settings_to_dict
 from maskwise.training.skipped import SkippedImages
-from maskwise.training.teacher import distance_to_teacher, teacher_embeddings
+from maskwise.training.teacher import distances_to_teacher, teacher_embeddings
 from maskwise.training.watch import Throughput, hard_examples, holdout_scalars
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -316,25 +316,27 @@ def _step(run: _Run, batch: Batch) -> dict[str, Tensor]:
     for group in run.optimiser.param_groups:
         group["lr"] = group["peak_lr"] * factor
     set_mode(run.bare, head_only=run.step < schedule.head_steps, frozen=run.frozen)
-    images, masks, targets = batch.images.to(device), batch.masks.to(device), batch.targets.to(device)
+    batch = batch.to(device)
+    views = len(batch.images)
     with accelerator.autocast():
-        out = run.network(images, masks)
+        out = run.network(batch.images, batch.masks, batch.image_of)
     logits, told = (out, None) if run.teacher is None else out
-    losses = {"train/loss": loss_of(logits.float(), targets, schedule)}
+    weights = batch.weights / views
+    losses = {"train/loss": (weights * losses_of(logits.float(), batch.targets, schedule)).sum()}
     if told is not None:
-        distance = distance_to_teacher(told.float(), run.teacher[batch.numbers.to(device)])
-        taught = run.settings.teacher.weight * distance
+        distances = distances_to_teacher(told.float(), run.teacher[batch.numbers])
+        taught = run.settings.teacher.weight * (weights * distances).sum()
         names = losses["train/loss"]
         losses = {"train/loss": names + taught, "train/loss_names": names, "train/loss_teacher": taught}
-    # Gradients are averaged over processes, each of which may have more regions of the batch than another.
-    share = len(targets) * accelerator.num_processes / batch_shape(run.settings, run.step)[1]
+    # Gradients are averaged over processes, each of which may have more views of the batch than another.
+    share = views * accelerator.num_processes / batch_shape(run.settings, run.step)[1]
     accelerator.backward(losses["train/loss"] * share)
     if schedule.clip:
         accelerator.clip_grad_norm_(run.bare.parameters(), schedule.clip)
     run.optimiser.step()
     run.optimiser.zero_grad()
     _average(run)
-    values = {**losses, "train/accuracy": accuracy(logits, targets)}
+    values = {**losses, "train/accuracy": accuracy(logits[:views], batch.targets[:views])}
     return {name: value.detach() * share for name, value in values.items()}
 
 

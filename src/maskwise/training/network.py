@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +18,8 @@ Side = int | torch.SymInt
 
 INPUT_SITE = "input"
 """The site before the trunk: the normalised image itself."""
+LAST_SITE = "features"
+"""The site after the trunk: its last features. With no other, all regions of an image share one pass of the trunk."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Site:
     """A place in a trunk and how its features are laid out.
 
     Attributes:
-        name: dotted name of the trunk's module whose output it is, or `input`.
+        name: dotted name of the trunk's module whose output it is, `input` or `features`.
         channels: of the features.
         layout: `nchw`, `nhwc`, or `tokens` (batch, prefix + height * width, channels).
         prefix: leading tokens that have no place in the image (class token, registers).
@@ -155,30 +157,53 @@ class RegionClassifier(nn.Module):
         self.register_buffer("mean_rgb", torch.tensor(mean_rgb, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std_rgb", torch.tensor(std_rgb, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
 
+    @property
+    def shares(self) -> bool:
+        """Whether regions of one image share one pass of the trunk: no mask acts before its last features."""
+        return all(site.name == LAST_SITE for site in self.sites)
+
     def forward(
-        self, images: UInt8[Tensor, "n H W 3"], masks: UInt8[Tensor, "n H W"]
+        self,
+        images: UInt8[Tensor, "v H W 3"],
+        masks: UInt8[Tensor, "n H W"],
+        image_of: Int64[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n classes"] | tuple[Float[Tensor, "n classes"], Float[Tensor, "n teacher"]]:
         """Logits of regions; while training under a teacher, what its embeddings are thought to be beside them.
 
         Args:
             images: RGB, 0 to 255.
             masks: how much of each pixel the region covers, 0 to 255.
+            image_of: which of the images each mask lies in; where left out, each in its own.
         """
-        embeddings = self.embed(images, masks)
+        embeddings = self.embed(images, masks, image_of)
         logits = self.head(self.dropout(embeddings))
         return (logits, self.teach(embeddings)) if self.training and self.teach is not None else logits
 
-    def embed(self, images: UInt8[Tensor, "n H W 3"], masks: UInt8[Tensor, "n H W"]) -> Float[Tensor, "n d"]:
+    def embed(
+        self,
+        images: UInt8[Tensor, "v H W 3"],
+        masks: UInt8[Tensor, "n H W"],
+        image_of: Int64[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "n d"]:
         """What the head classifies; arguments as in `forward`."""
-        pixels = (images.permute(0, 3, 1, 2).float() - self.mean_rgb) / self.std_rgb
         mask = masks.unsqueeze(1).float() / 255
         image_hw = (images.shape[1], images.shape[2])
-        for site, module in zip(self.sites, self.branch, strict=True):
-            if site.name == INPUT_SITE:
-                pixels = module(pixels, mask)
+        if image_of is not None and not self.shares:
+            images, image_of = images.index_select(0, image_of), None
+        pixels = (images.permute(0, 3, 1, 2).float() - self.mean_rgb) / self.std_rgb
+        pixels = self._steer_at(INPUT_SITE, pixels, mask)
         with self._steered(mask, image_hw):
-            features = self.features.to_maps(self.trunk.forward_features(pixels), image_hw)
-        return self._pooled(features.float(), mask)
+            features = self.features.to_maps(self.trunk.forward_features(pixels), image_hw).float()
+        if image_of is not None:
+            features = features.index_select(0, image_of)
+        return self._pooled(self._steer_at(LAST_SITE, features, mask), mask)
+
+    def _steer_at(self, name: str, features: Tensor, mask: Tensor) -> Tensor:
+        """Features steered by what acts at a site that is no module of the trunk."""
+        for site, module in zip(self.sites, self.branch, strict=True):
+            if site.name == name:
+                features = module(features, mask)
+        return features
 
     def _pooled(self, features: Float[Tensor, "n c h w"], mask: Float[Tensor, "n 1 H W"]) -> Float[Tensor, "n d"]:
         pooled = []
@@ -199,7 +224,7 @@ class RegionClassifier(nn.Module):
         """While it lasts, the outputs of the sites' modules are steered by the mask."""
         with ExitStack() as stack:
             for site, module in zip(self.sites, self.branch, strict=True):
-                if site.name != INPUT_SITE:
+                if site.name not in (INPUT_SITE, LAST_SITE):
                     handle = self.trunk.get_submodule(site.name).register_forward_hook(
                         _hook(site, module, mask, image_hw)
                     )
@@ -219,7 +244,7 @@ def find_sites(trunk: nn.Module, names: Sequence[str], size: int) -> tuple[list[
 
     Args:
         trunk: has `forward_features`.
-        names: dotted module names, or `input`.
+        names: dotted module names, `input` or `features`.
         size: side of the image, pixels.
 
     Returns:
@@ -232,7 +257,7 @@ def find_sites(trunk: nn.Module, names: Sequence[str], size: int) -> tuple[list[
     outputs: dict[str, Tensor] = {}
     modules = dict(trunk.named_modules())
     with ExitStack() as stack:
-        for name in set(names) - {INPUT_SITE}:
+        for name in set(names) - {INPUT_SITE, LAST_SITE}:
             handle = modules[name].register_forward_hook(lambda _m, _i, out, name=name: outputs.__setitem__(name, out))
             stack.callback(handle.remove)
         training = trunk.training
@@ -240,8 +265,9 @@ def find_sites(trunk: nn.Module, names: Sequence[str], size: int) -> tuple[list[
         with torch.no_grad():
             last = trunk.forward_features(torch.zeros(1, 3, size, size))
         trunk.train(training)
-    sites = [Site(INPUT_SITE, 3) if name == INPUT_SITE else _layout(name, outputs[name], size) for name in names]
-    return sites, _layout("features", last, size)
+    layouts = {INPUT_SITE: Site(INPUT_SITE, 3), LAST_SITE: _layout(LAST_SITE, last, size)}
+    layouts |= {name: _layout(name, output, size) for name, output in outputs.items()}
+    return [layouts[name] for name in names], layouts[LAST_SITE]
 
 
 def _layout(name: str, output: object, size: int) -> Site:

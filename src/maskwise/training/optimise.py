@@ -43,16 +43,16 @@ def rate_factor(step: int, settings: ScheduleSettings) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
-def loss_of(logits: Tensor, targets: Tensor, settings: ScheduleSettings) -> Tensor:
-    """The loss of a batch: cross entropy with label smoothing, or the published one.
+def losses_of(logits: Tensor, targets: Tensor, settings: ScheduleSettings) -> Tensor:
+    """The loss of each region: cross entropy with label smoothing, or the published one.
 
-    The published loss is the mean over batch and classes of -onehot * log(p + 1e-7): cross entropy over the number of
-    classes, but for the small term.
+    The published loss is the mean over classes of -onehot * log(p + 1e-7): cross entropy over the number of classes,
+    but for the small term.
     """
     if settings.loss == "cross_entropy":
-        return F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
-    right = logits.softmax(dim=1).gather(1, targets[:, None])
-    return -torch.log(right + 1e-7).mean() / logits.shape[1]
+        return F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing, reduction="none")
+    right = logits.softmax(dim=1).gather(1, targets[:, None])[:, 0]
+    return -torch.log(right + 1e-7) / logits.shape[1]
 
 
 def set_mode(network: RegionClassifier, *, head_only: bool, frozen: Sequence[str] = ()) -> None:

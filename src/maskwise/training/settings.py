@@ -34,7 +34,8 @@ class NetworkSettings:
     stride_in_1x1: bool = False
     """Of ResNets with bottlenecks: the stride is in a stage's first 1x1 convolution (v1, MSRA's), not in the 3x3."""
     sites: tuple[str, ...] = ("conv1",)
-    """Where attention acts: module names of the trunk, or `input` for the image itself. None: no branch."""
+    """Where attention acts: module names of the trunk, `input` for the image itself, `features` for the trunk's last
+    features (then all regions of a view share one pass of the trunk). None: no branch."""
     merge: Merge = "add"
     """At a site: features times maps, plus maps, both, or times the resized mask itself (hard, nothing learned)."""
     initial: Literal["identity", "add_ones", "default"] = "identity"
@@ -83,6 +84,9 @@ class DataSettings:
     """Fraction of each source's images that is never trained on: for calibration and for choosing, 0 to 1."""
     class_power: float = 0.5
     """A class is drawn in proportion to its number of regions to this power: 0 every class alike, 1 as they come."""
+    regions_per_view: int = 1
+    """As many regions are learned from one view: the one drawn, and others that lie in it, each weighed as its class is
+    drawn. Needs a network whose sites are `features` or none, so that they share one pass of the trunk."""
     image_first: bool = False
     """Draw an image of the class, then a region of it (published), instead of a region of the class at once."""
     workers: int = 1
@@ -99,6 +103,8 @@ class AugmentSettings:
     """The crop's side is multiplied by a factor drawn between these."""
     shift: float = 0.1
     """The crop is moved by up to this fraction of its side, each way."""
+    widen: float = 1.0
+    """The crop is then widened by a factor drawn between 1 and this, the region anywhere in it, as in shared views."""
     brightness: float = 0.3
     """Factor drawn between 1 - this and 1 + this; likewise contrast and saturation."""
     contrast: float = 0.3
@@ -216,6 +222,17 @@ class TrainSettings:
         if self.view.kind == "whole" and not self.window.enabled and self.schedule.batch_size != 1:
             raise SettingsError(
                 "view.kind 'whole' gives every sample its own size: enable window, or set schedule.batch_size to 1"
+            )
+        if self.augment.widen < 1 or self.data.regions_per_view < 1:
+            raise SettingsError(
+                f"augment.widen is {self.augment.widen} and data.regions_per_view {self.data.regions_per_view}; each"
+                " must be at least 1"
+            )
+        if self.data.regions_per_view > 1 and set(self.network.sites) - {"features"}:
+            raise SettingsError(
+                f"data.regions_per_view is {self.data.regions_per_view}, but at the sites"
+                f" {', '.join(self.network.sites)} the mask acts inside the trunk, which then runs for each region"
+                " apart; set network.sites to ['features'] or [], or data.regions_per_view to 1"
             )
         if self.network.branch_stride == 2 and self.network.merge == "hard":
             raise SettingsError("merge 'hard' has no convolution and so no branch_stride 2")

@@ -59,7 +59,7 @@ def teacher_embeddings(model: Path, regions: Sequence[LabelledRegion], cache: Pa
         AnnotationError, MaskError: a region cannot be read.
         InputError: more than half of the images cannot be read, or the cache cannot be written.
     """
-    predictor = Predictor(model)
+    predictor = Predictor(model, mode="exact")
     key = _key(model, regions)
     embeddings = _cached(cache, key)
     if embeddings is None:
@@ -112,6 +112,6 @@ def _embed(predictor: Predictor, regions: Sequence[LabelledRegion]) -> Float[np.
     return rows
 
 
-def distance_to_teacher(told: Float[Tensor, "n d"], right: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """One minus the cosine between what a student tells and the teacher's rows, mean over the batch: 0 to 2."""
-    return 1 - F.cosine_similarity(told, right, dim=1).mean()
+def distances_to_teacher(told: Float[Tensor, "n d"], right: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """One minus the cosine between what a student tells and the teacher's rows, 0 to 2."""
+    return 1 - F.cosine_similarity(told, right, dim=1)
