@@ -71,7 +71,7 @@ def compare(folder: Path, device: str, *, quick: bool) -> dict[str, Any]:
         By number of masks, seconds of each way in every round; and the check of those that are measured on fewer.
     """
     opened = {name: way.open(device, own_cores()) for name, way in usable(device).items()}
-    for count in (1, 7):  # The first run is slower: memory is asked for, and kernels are chosen.
+    for count in list(ROUNDS)[:2]:  # The first run is slower: memory is asked for, and kernels are chosen.
         in_turn(opened, folder, count, 1)
     found = {str(count): in_turn(opened, folder, count, 1 if quick else rounds) for count, rounds in ROUNDS.items()}
     check = {}
