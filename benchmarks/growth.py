@@ -56,10 +56,10 @@ def measured(folder: Path, model: Path, images: int, masks: int) -> dict[str, fl
 
 def tiny_model(folder: Path) -> Path:
     """The model file that the tests make."""
-    sys.path.append("tests")
-    import tiny_model
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    import tiny_model as tests
 
-    return tiny_model.tiny_model(folder)
+    return tests.tiny_model(folder)
 
 
 def growth(model: Path | None, most: int) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from machine import in_own_process, own_cores, peak_megabytes, surroundings
+from parts import parts
 from scenes import read_scene, write_scenes
-from ways import CHECK, FEW, MODES, WAYS, Ready, Way, Work, open_files, usable
+from ways import ENOUGH, FEW, MODES, WAYS, Ready, Way, Work, open_files, usable
 
-ROUNDS = {1: 9, 7: 7, 20: 5, 100: 3}
+ROUNDS = {1: 9, FEW: 5, ENOUGH: 5, 100: 3}
 """Rounds for each number of masks."""
 COMMAND_ROUNDS = 9
 LARGE_HW = (3000, 4000)
@@ -36,7 +36,7 @@ COMMANDS = {
 
 def write_all(folder: Path) -> None:
     """Write an image for each number of masks that is measured, under that number, and the large one."""
-    for count in (*ROUNDS, CHECK):
+    for count in ROUNDS:
         write_scenes(folder / str(count), masks=count)
     write_scenes(folder / "large", masks=LARGE_MASKS, image_hw=LARGE_HW)
 
@@ -50,13 +50,13 @@ def timed(work: Work) -> float:
 
 def segments_of(folder: Path, count: int, way: Way) -> Path:
     """The masks on which a way is measured in place of so many."""
-    return folder / str(min(count, way.most or count)) / "segments.json"
+    return folder / str(way.measured_on(count)) / "segments.json"
 
 
 def in_turn(opened: dict[str, Ready], folder: Path, count: int, rounds: int) -> dict[str, list[float]]:
     """Seconds that each way takes for an image of so many masks, in every round; every other round goes backwards."""
     works = {name: ready(segments_of(folder, count, WAYS[name])) for name, ready in opened.items()}
-    longer = {name: count / min(count, WAYS[name].most or count) for name in works}
+    longer = {name: count / WAYS[name].measured_on(count) for name in works}
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds):
         for name in list(works)[:: 1 if number % 2 == 0 else -1]:
@@ -68,17 +68,12 @@ def compare(folder: Path, device: str, *, quick: bool) -> dict[str, Any]:
     """All ways on the cores of this process, or a GPU.
 
     Returns:
-        By number of masks, seconds of each way in every round; and the check of those that are measured on fewer.
+        By number of masks, seconds of each way in every round.
     """
     opened = {name: way.open(device, own_cores()) for name, way in usable(device).items()}
     for count in list(ROUNDS)[:2]:  # The first run is slower: memory is asked for, and kernels are chosen.
         in_turn(opened, folder, count, 1)
-    found = {str(count): in_turn(opened, folder, count, 1 if quick else rounds) for count, rounds in ROUNDS.items()}
-    check = {}
-    for name in (name for name in opened if WAYS[name].most is not None):
-        more = timed(opened[name](folder / str(CHECK) / "segments.json"))
-        check[name] = {str(FEW): statistics.median(found[str(FEW)][name]) / FEW, str(CHECK): more / CHECK}
-    return {"seconds": found, "seconds_per_mask": check}
+    return {str(count): in_turn(opened, folder, count, 1 if quick else rounds) for count, rounds in ROUNDS.items()}
 
 
 def memory(folder: Path, name: str) -> dict[str, int]:
@@ -96,6 +91,12 @@ def large(folder: Path, mode: str) -> dict[str, float]:
     seconds = timed(open_files(mode, "cpu", own_cores())(segments))
     peak = peak_megabytes()
     return {"seconds": seconds, "of_which_reading": timed(lambda: read_scene(segments)), "peak_megabytes": peak}
+
+
+def besides(folder: Path) -> dict[str, dict[str, float]]:
+    """What is done besides the network, by image."""
+    images = {"20 masks": "20", "100 masks": "100", f"{LARGE_MASKS} masks of 4000 x 3000": "large"}
+    return {name: parts(folder / image / "segments.json") for name, image in images.items()}
 
 
 def commands(rounds: int) -> dict[str, list[float]]:
@@ -130,6 +131,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
         }
         found["peak_megabytes"] = {way: in_own_process(__file__, "--memory", name, way, cores=2) for way in WAYS}
         found["large"] = {mode: in_own_process(__file__, "--large", name, mode, cores=2) for mode in MODES}
+        found["besides"] = in_own_process(__file__, "--besides", name)
     found["commands"] = commands(1 if quick else COMMAND_ROUNDS)
     return found
 
@@ -138,6 +140,7 @@ def main() -> None:
     """Measure everything and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, help="folder to write; made if missing")
+    parser.add_argument("--besides", help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="one round of each, to try it out")
     for part in ("compare", "memory", "large"):
         parser.add_argument(f"--{part}", nargs=2, help=argparse.SUPPRESS)
@@ -148,6 +151,8 @@ def main() -> None:
         print(json.dumps(memory(Path(args.memory[0]), args.memory[1])))
     elif args.large:
         print(json.dumps(large(Path(args.large[0]), args.large[1])))
+    elif args.besides:
+        print(json.dumps(besides(Path(args.besides))))
     else:
         write(measure(quick=args.quick), args.output)
 

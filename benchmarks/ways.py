@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from scenes import read_scene
 
-from maskwise import Predictor, predictor
-from maskwise.modelfile import open_model
+from maskwise import Predictor
+from maskwise.modelfile import feed, open_model
+from maskwise.predictor import CPU_BATCH, MODES
 
 Work = Callable[[], object]
 """What is timed: the naming of all masks of an image."""
 Ready = Callable[[Path], Work]
 """Reads a file of segments and its image, and gives the work."""
-FEW, CHECK = 20, 40
-"""Masks on which ways whose time goes strictly by the mask are measured in place of more, and on which that is checked
-once."""
+ENOUGH, FEW = 20, 7
+"""Ways that name one mask after the other are measured on so few in place of more than are enough; the two numbers tell
+whether their time goes by the mask."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,16 @@ class Way:
     Attributes:
         label: what a reader sees.
         open: given a device and a number of threads, loads the network.
-        most: masks on which it is measured at most; its time for more is taken to be as much longer.
-        with_torch: whether torch runs it, else ONNX Runtime.
+        with_torch: whether torch runs it, one mask after the other; else ONNX Runtime.
     """
 
     label: str
     open: Callable[[str, int], Ready]
-    most: int | None = None
     with_torch: bool = False
+
+    def measured_on(self, count: int) -> int:
+        """The number of masks on which it is measured in place of so many."""
+        return FEW if self.with_torch and count > ENOUGH else count
 
 
 def open_published(device: str, threads: int) -> Ready:
@@ -56,17 +59,14 @@ def open_crops(device: str, threads: int) -> Ready:
 def open_network(device: str, threads: int) -> Ready:
     """The embedded model's graph on views that are ready, in the batches that the predictor makes in exact mode."""
     session, info = open_model(threads=threads, device=device)
-    size = min(info.batch_size, predictor.CPU_BATCH) if device == "cpu" else info.batch_size
-    inputs = [given.name for given in session.get_inputs()]
+    size = min(info.batch_size, CPU_BATCH) if device == "cpu" else info.batch_size
 
     def ready(segments: Path) -> Work:
         image, masks = read_scene(segments)
         views = [info.view.view(mask).render(image, mask) for mask in masks]
         batches = []
         for start in range(0, len(views), size):
-            pixels, coverage = (np.stack(arrays) for arrays in zip(*views[start : start + size], strict=True))
-            given = {"images": pixels, "masks": coverage, "image_of": np.arange(len(pixels))}
-            batches.append({name: given[name] for name in inputs})
+            batches.append(feed(*(np.stack(arrays) for arrays in zip(*views[start : start + size], strict=True))))
         return lambda: [session.run(["logits"], batch) for batch in batches]
 
     return ready
@@ -74,26 +74,25 @@ def open_network(device: str, threads: int) -> Ready:
 
 def open_predictor(mode: str, device: str, threads: int) -> Ready:
     """`Predictor.predict` on an image and masks in memory."""
-    opened = predictor_in(mode, device, threads)
+    opened = opened_predictor(mode, device, threads)
     return lambda segments: partial(opened.predict, *read_scene(segments))
 
 
 def open_files(mode: str, device: str, threads: int) -> Ready:
     """The same from files: a JPEG, and a COCO file of run lengths."""
-    opened = predictor_in(mode, device, threads)
+    opened = opened_predictor(mode, device, threads)
     return lambda segments: lambda: opened.predict(*read_scene(segments))
 
 
-def predictor_in(mode: str, device: str, threads: int) -> Predictor:
-    """A predictor of the embedded model, in a mode."""
-    more = {"mode": mode} if hasattr(predictor, "MODES") else {}
-    return Predictor(device=device, threads=threads, **more)
+@cache
+def opened_predictor(mode: str, device: str, threads: int) -> Predictor:
+    """One predictor serves the ways of its mode: threads of a further one would wait on the same cores."""
+    return Predictor(mode=mode, device=device, threads=threads)
 
 
-MODES: tuple[str, ...] = getattr(predictor, "MODES", ("exact",))
 WAYS = {
-    "published": Way("published: ResNet-50 in torch, whole image", open_published, FEW, with_torch=True),
-    "crops": Way("embedded network in torch, a crop at a time", open_crops, FEW, with_torch=True),
+    "published": Way("published: ResNet-50 in torch, whole image", open_published, with_torch=True),
+    "crops": Way("embedded network in torch, a crop at a time", open_crops, with_torch=True),
     "network": Way("embedded network in ONNX Runtime alone", open_network),
     **{mode: Way(f"`Predictor`, {mode}", partial(open_predictor, mode)) for mode in MODES},
     **{f"{mode} from files": Way(f"`Predictor`, {mode}, from files", partial(open_files, mode)) for mode in MODES},
