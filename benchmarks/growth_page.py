@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from maskwise.report import table
 
 AXES = {"images": "images of {masks} masks", "masks": "masks of each of {images} images"}
+FURTHER = {"images": "image", "masks": "mask of every image"}
 DRAWN = {"processor_seconds": "processor time, s", "peak_megabytes": "peak memory, MB"}
 HEADER = ("images", "masks of each", "time", "processor time", "peak memory", "COCO file")
 
@@ -54,8 +55,8 @@ def _series(found: dict[str, Any], axis: str) -> str:
     lines = found[f"by_{axis}"]
     text = (
         f"The straight lines: {lines['processor_seconds']['slope'] * 1000:.3g} ms of processor time (R²"
-        f" {lines['processor_seconds']['r2']:.4f}) and {lines['peak_megabytes']['slope'] * 1000:.3g} kB of memory more"
-        f" for each of the {axis}."
+        f" {lines['processor_seconds']['r2']:.4f}) and {lines['peak_megabytes']['slope'] * 1000:.3g} kB of memory for"
+        f" each further {FURTHER[axis]}."
     )
     return f"## By {AXES[axis].format(**found[axis][0])}\n\n{table(HEADER, rows)}\n\n{text}"
 
@@ -66,7 +67,11 @@ def figure(found: dict[str, Any]) -> Figure:
     for row, (key, text) in zip(drawing.subplots(len(DRAWN), len(AXES)), DRAWN.items(), strict=True):
         for axes, axis in zip(row, AXES, strict=True):
             _draw(axes, found, axis, key)
-            axes.set(xlabel=AXES[axis].format(**found[axis][0]), ylabel=text, ylim=(0, None))
+            axes.set(
+                xlabel=AXES[axis].format(**found[axis][0]),
+                ylabel=text,
+                ylim=(0, 1.1 * max(point[key] for point in found[axis])),
+            )
     return drawing
 
 

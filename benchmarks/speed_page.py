@@ -52,9 +52,9 @@ def _introduction(found: dict[str, Any]) -> str:
 
 
 def _place(place: str, by_count: dict[str, Seconds]) -> str:
-    """Regions a second, how many times the first way's that is, and what share of the bare network's."""
+    """Regions a second, how many times the first way's that is, what share of the bare network's, and the growth."""
     counts = list(by_count)
-    header = ("regions per second", *counts, f"of the network alone, {counts[-2]}", f"{counts[-1]}")
+    header = ("regions per second", *counts, f"of the network alone, {counts[-2]}", counts[-1], f"time of {counts[-1]}")
     rows = []
     for name in by_count[counts[0]]:
         cells = [_cell(by_count[count], name, int(count)) for count in counts]
@@ -62,7 +62,8 @@ def _place(place: str, by_count: dict[str, Seconds]) -> str:
             percent(ratio(by_count[count], name, "network")) if "network" in by_count[count] else ""
             for count in counts[-2:]
         ]
-        rows.append((WAYS[name].label, *cells, *shares))
+        few, many = (statistics.median(by_count[count][name]) for count in (counts[0], counts[-1]))
+        rows.append((WAYS[name].label, *cells, *shares, f"{many / few:.3g} times that of {counts[0]}"))
     return f"## {place.capitalize()}\n\n{table(header, rows)}"
 
 
@@ -80,7 +81,7 @@ def _check(compared: dict[str, dict[str, Seconds]]) -> str:
     return (
         f"The ways with torch name one mask after the other. In place of more than {ENOUGH} they are measured on {FEW},"
         f" and their time is taken to be as much longer. Time of a mask among {FEW} and among {ENOUGH}:\n\n"
-        + table(("", "", FEW, ENOUGH), rows)
+        + table(("", "", str(FEW), str(ENOUGH)), rows)
     )
 
 
@@ -125,7 +126,8 @@ def figure(found: dict[str, Any]) -> Figure:
         for name in next(iter(by_count.values())):
             if not name.endswith("files"):
                 medians = [statistics.median(seconds[name]) for seconds in by_count.values()]
-                axes.plot([int(count) for count in by_count], medians, "o-", label=WAYS[name].label, linewidth=1.2)
+                label = WAYS[name].label.replace("`", "")
+                axes.plot([int(count) for count in by_count], medians, "o-", label=label, linewidth=1.2, markersize=4)
         axes.set(xscale="log", yscale="log", title=place, xlabel="masks of one 640 x 480 image")
         axes.set_xticks([int(count) for count in by_count], list(by_count))
         axes.set_xticks([], minor=True)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import growth
+import growth_page
 import numpy as np
 import pytest
 import scenes
@@ -95,3 +96,42 @@ def test_process_gets_the_cores_it_may_use(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import os; print(len(os.sched_getaffinity(0)))")
     assert in_own_process(str(script), cores=1) == 1
+
+
+RECORD = {"machine": "a machine", "load": 0.5, "commit": "0123456789abcdef", "versions": {"python": "3"}}
+
+
+def test_page_of_speed_gives_rates_ratios_and_the_share_of_the_network():
+    seconds = {"published": [40.0, 44.0], "crops": [8.0, 8.0], "network": [1.8, 1.9], "exact": [2.0, 2.0]}
+    found = {
+        **RECORD,
+        "rounds": {"7": 2, "20": 2},
+        "compared": {"one core": {"7": seconds, "20": seconds}},
+        "peak_megabytes": {"exact": {"7": 400, "20": 410}},
+        "besides": {"20 masks": {"JPEG": 2.5}},
+        "large": {"exact": {"seconds": 9.0, "of_which_reading": 0.25, "peak_megabytes": 600}},
+        "commands": {"maskwise --help": [0.1, 0.3, 0.2]},
+    }
+    text = speed_page.page(found)
+    assert "| `Predictor`, exact | 3.5 (21 times) | 10 (21 times) | 92.5 % | 92.5 % | 1 times that of 7 |" in text
+    assert "| `maskwise --help` | 0.200 s |" in text
+    assert len(speed_page.figure(found).axes) == 1
+
+
+def test_page_of_growth_gives_the_slope_of_each_image():
+    points = [
+        {
+            "images": n,
+            "masks": 7,
+            "seconds": n,
+            "processor_seconds": n / 100,
+            "peak_megabytes": 100 + n / 1000,
+            "file_megabytes": 1,
+        }
+        for n in (10, 20, 40)
+    ]
+    lines = {key: growth.line(points, "images", key) for key in growth.FIGURES}
+    found = {**RECORD, "model": "tiny", **dict.fromkeys(("images", "masks"), points)}
+    text = growth_page.page({**found, "by_images": lines, "by_masks": lines})
+    assert "10 ms of processor time (R² 1.0000) and 1 kB of memory for each further image" in text
+    assert len(growth_page.figure({**found, "by_images": lines, "by_masks": lines}).axes) == 4
