@@ -115,3 +115,15 @@ def test_int8_takes_less_room_than_halves_in_vits_too(tmp_path, coco_folder):
     checkpoint = tiny_checkpoint(tmp_path / "c.safetensors", on_two_objects(coco_folder, **vit))
     sizes = {s: export.export_model(checkpoint, tmp_path / f"{s}.onnx", s).megabytes for s in ("int8", "fp16")}
     assert sizes["int8"] < 0.7 * sizes["fp16"]
+
+
+def test_int8_of_a_transformer_names_nearly_as_float_does(tmp_path, coco_folder):
+    vit = {"trunk": "vit_tiny_patch16_224", "trunk_options": {"img_size": 64, "depth": 2}, "sites": ("features",)}
+    checkpoint = tiny_checkpoint(tmp_path / "c.safetensors", on_two_objects(coco_folder, **vit))
+    export.export_model(checkpoint, tmp_path / "m.onnx", "int8")
+    session, info = open_model(tmp_path / "m.onnx")
+    assert info.shares
+    images, masks = views(3)
+    got = session.run(["logits"], feed(images, masks))[0]
+    expected = torch_logits(checkpoint, images, masks)
+    assert 0 < np.abs(got - expected).max() < 0.05 * np.abs(expected).max()

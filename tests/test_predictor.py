@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 import supervision
 
 from maskwise import Mask, Predictor
-from maskwise.errors import ImageError, MaskError, ModelError
+from maskwise.errors import ImageError, InputError, MaskError, ModelError
 from maskwise.modelfile import open_model
-from tiny_model import tiny_model
+from maskwise.predictor import AUTO_MASKS, MODES, MOST_VIEWS, as_masks
+from tiny_model import SETTINGS, tiny_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -31,6 +33,70 @@ def masks():
     for i in range(11):
         out[i, 5 + 3 * i : 30 + 4 * i, 8 * i : 8 * i + 20] = True
     return out
+
+
+@pytest.fixture(scope="module")
+def sharing_model(tmp_path_factory):
+    network = replace(SETTINGS.network, sites=("features",))
+    return tiny_model(tmp_path_factory.mktemp("sharing"), replace(SETTINGS, network=network))
+
+
+def masks_of_one_box():
+    """A stripe each, and two corners that all have: their views are the same."""
+    out = np.zeros((AUTO_MASKS, 90, 120), dtype=bool)
+    out[:, 20, 30] = out[:, 59, 69] = True
+    for number, mask in enumerate(out):
+        mask[22 + 4 * number : 26 + 4 * number, 30:70] = True
+    return out
+
+
+def test_masks_that_share_a_view_are_named_as_if_each_had_it_alone(sharing_model, image):
+    image, masks = image.copy(), masks_of_one_box()
+    image[40:] = (250, 20, 20)
+    exact = Predictor(sharing_model, mode="exact").probabilities(image, masks)
+    assert np.abs(exact[0] - exact[-1]).max() > 1e-3
+    for mode in ("shared", "auto"):
+        predictor = Predictor(sharing_model, mode=mode)
+        assert len(predictor.plan(as_masks(masks, (90, 120)))) == 1
+        np.testing.assert_allclose(predictor.probabilities(image, masks), exact, atol=1e-5)
+
+
+def scattered(count):
+    """Small masks all over a large image."""
+    corners = np.random.default_rng(0).uniform(0, 900, (count, 2)).tolist()
+    return [Mask.from_box((x, y, 20, 20), (1000, 1000)) for x, y in corners]
+
+
+def test_answers_come_in_the_order_of_the_masks_whatever_they_share(sharing_model):
+    image = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
+    masks, predictor = scattered(60), Predictor(sharing_model, mode="shared")
+    order = np.random.default_rng(1).permutation(60)
+    straight, mixed = predictor.embed(image, masks), predictor.embed(image, [masks[i] for i in order])
+    assert len(np.unique(straight.round(3), axis=0)) > 20
+    np.testing.assert_allclose(mixed, straight[order], atol=1e-6)
+
+
+def test_auto_shares_views_where_there_are_many_masks(sharing_model):
+    masks, predictor = as_masks(masks_of_one_box(), (90, 120)), Predictor(sharing_model)
+    assert predictor.mode == "auto"
+    assert [len(predictor.plan(masks[:count])) for count in (1, AUTO_MASKS - 1, AUTO_MASKS)] == [1, AUTO_MASKS - 1, 1]
+
+
+def test_shared_mode_bounds_the_number_of_views(sharing_model):
+    masks = scattered(60)
+    counts = {mode: len(Predictor(sharing_model, mode=mode).plan(masks)) for mode in MODES}
+    assert counts["exact"] == 60
+    assert counts["shared"] <= MOST_VIEWS < counts["auto"] < 60
+
+
+def test_a_model_whose_masks_act_inside_the_trunk_has_a_view_for_each(predictor, image, masks):
+    assert predictor.mode == "auto"
+    assert len(predictor.plan(as_masks(masks, (90, 120)))) == len(masks)
+
+
+def test_refuses_an_unknown_mode():
+    with pytest.raises(InputError, match="mode 'fast'; accepted are auto, exact, shared"):
+        Predictor(mode="fast")
 
 
 def test_probabilities_are_a_distribution_over_the_classes(predictor, image, masks):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32
@@ -26,8 +26,7 @@ CPU_BATCH = 4
 """On a processor larger batches are slower: DINOv2 ViT-S/14 took 133 ms a region on one core by fours and 136 by
 eights, 70 and 74 on two, 151 and 79 by sixteens (AMD EPYC, 2026-11-24)."""
 
-Mode = Literal["auto", "exact", "shared"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+MODES = ("auto", "exact", "shared")
 AUTO_MASKS = 8
 """From so many masks of an image on, `auto` lets them share views."""
 MOST_VIEWS = 8
@@ -75,7 +74,7 @@ class Predictor:
         self,
         model: str | os.PathLike[str] | None = None,
         *,
-        mode: Mode = "auto",
+        mode: str = "auto",
         device: str = "cpu",
         threads: int | None = None,
     ) -> None:
