@@ -11,21 +11,15 @@ import argparse
 import contextlib
 import io
 import json
-import os
-import platform
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from light import processor
+from machine import in_own_process, peak_megabytes, surroundings
 
 IMAGES = 118_000
 ANNOTATIONS = 860_000
@@ -105,7 +99,7 @@ def measure(contender: str, path: Path, cache: str) -> dict[str, float]:
     else:
         count, mask_of = open_with_maskwise(path, cache if "kept" in contender else None)
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_megabytes()
     rows = np.random.default_rng(0).integers(0, count, MASKS).tolist()
     started = time.process_time()
     for row in rows:
@@ -115,15 +109,14 @@ def measure(contender: str, path: Path, cache: str) -> dict[str, float]:
         "annotations": count,
         "seconds": wall,
         "processor_seconds": processor,
-        "peak_megabytes": peak / 1e6,
+        "peak_megabytes": peak,
         "mask_processor_microseconds": mask * 1e6,
     }
 
 
-def in_own_process(contender: str, path: Path, cache: str) -> dict[str, float]:
-    """A measurement in a fresh process, whose memory is its own."""
-    command = [sys.executable, __file__, str(path), "--contender", contender, "--cache", cache]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def measured(contender: str, path: Path, cache: str) -> dict[str, float]:
+    """A measurement in a fresh process."""
+    return in_own_process(__file__, path, "--contender", contender, "--cache", cache)
 
 
 def compare(source: Path, images: int, annotations: int, rounds: int) -> dict[str, Any]:
@@ -132,22 +125,15 @@ def compare(source: Path, images: int, annotations: int, rounds: int) -> dict[st
         path, cache = Path(folder) / "tiled.json", str(Path(folder) / "cache")
         tile(source, path, images, annotations)
         size = path.stat().st_size
-        in_own_process("maskwise, kept index", path, cache)  # Keeps it.
+        measured("maskwise, kept index", path, cache)  # Keeps it.
         kept = sum(file.stat().st_size for file in Path(cache).iterdir())
-        found = [{name: in_own_process(name, path, cache) for name in CONTENDERS} for _ in range(rounds)]
+        found = [{name: measured(name, path, cache) for name in CONTENDERS} for _ in range(rounds)]
     medians = {
         name: {key: float(f"{statistics.median(r[name][key] for r in found):.4g}") for key in found[0][name]}
         for name in CONTENDERS
     }
     return {
-        "machine": f"{processor()}, {os.cpu_count()} cores",
-        "load": round(os.getloadavg()[0], 1),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True
-        ).stdout.strip(),
-        "python": platform.python_version(),
-        "pycocotools": version("pycocotools"),
-        "msgspec": version("msgspec"),
+        **surroundings("pycocotools", "msgspec"),
         "images": images,
         "annotations": annotations,
         "file_megabytes": round(size / 1e6, 1),

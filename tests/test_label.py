@@ -172,3 +172,18 @@ def test_image_of_another_size_than_the_file_states_is_refused(segments, model, 
     segments.write_text(json.dumps(content))
     with pytest.raises(MaskError, match=r"is of an image of 96 x 48 pixels by the file, but the image has 48 x 48"):
         run(segments, model, tmp_path / "out.json")
+
+
+def test_what_is_neither_annotation_nor_category_is_copied_as_it_stands(segments, model, tmp_path):
+    content = segments.read_text()
+    segments.write_text(content.replace('"version": 1.25', '"version" :\n 1.250E0, "by": "gr\\u00f6\\u00dfer"'))
+    run(segments, model, tmp_path / "out.json")
+    assert '"version" :\n 1.250E0, "by": "gr\\u00f6\\u00dfer"' in (tmp_path / "out.json").read_text()
+
+
+def test_file_without_annotations_gains_only_categories(segments, model, tmp_path):
+    segments.write_text('{"images": [], "annotations": []}')
+    assert run(segments, model, tmp_path / "out.json") == 0
+    after = json.loads((tmp_path / "out.json").read_text())
+    assert (after["images"], after["annotations"]) == ([], [])
+    assert [c["name"] for c in after["categories"]] == ["person", "dog", "cup"]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import msgspec
+import numpy as np
+from jaxtyping import Float64, Int32, Int64
+from msgspec import Raw
 from tqdm import tqdm
 
 from maskwise.ahead import ahead
 from maskwise.coco import CocoFile, image_paths
+from maskwise.cocoindex import Id, Text, json_text
 from maskwise.errors import AnnotationError, MissingExtraError
-from maskwise.files import check_output, read_json, write_json
+from maskwise.files import check_output, whole_file, write_json
 from maskwise.images import Pixels, load_image
 from maskwise.masks import Mask
 from maskwise.predictor import Predictor, check_top
@@ -25,13 +30,40 @@ Answer = dict[str, Any]
 """What is found for one annotation: names and scores, the most probable first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Task:
-    """One image of a COCO file and its annotations' positions in the file."""
+    """One image of a COCO file and its annotations' rows in the file."""
 
-    image_id: int | str
-    path: Path
-    positions: list[int]
+    image_id: Id
+    path: str
+    rows: Int64[np.ndarray, " annotations"]
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What is found for the annotations of a file, by their rows; in columns, a sixtieth of what objects would take.
+
+    Attributes:
+        known: the model's classes.
+        classes: the most probable ones of each annotation, the most probable first, by their place in `known`.
+        scores: their probabilities, 0 to 1.
+    """
+
+    known: tuple[Category, ...]
+    classes: Int32[np.ndarray, "annotations top"]
+    scores: Float64[np.ndarray, "annotations top"]
+
+    @classmethod
+    def none_yet(cls, annotations: int, known: tuple[Category, ...], top: int) -> Answers:
+        """Room for so many annotations, and for as many classes of each as there are."""
+        shape = (annotations, min(top, len(known)))
+        return cls(known, np.zeros(shape, dtype=np.int32), np.zeros(shape))
+
+    def put(self, task: Task, answers: list[Answer]) -> None:
+        """Note what was found for the annotations of an image."""
+        places = {category.name: place for place, category in enumerate(self.known)}
+        self.classes[task.rows] = [[places[name] for name in answer["top_names"]] for answer in answers]
+        self.scores[task.rows] = [answer["top_scores"] for answer in answers]
 
 
 def label(
@@ -72,29 +104,29 @@ def label(
     predictor = predictor_of()
     partial = output.with_name(output.name + ".partial")
     key = _run_key(coco, predictor, top)
-    done = _read_partial(partial, key)
-    open_tasks = [task for task in tasks if str(task.image_id) not in done]
+    answers = Answers.none_yet(len(coco.index.start), predictor.info.categories, top)
+    open_tasks = _without_kept(tasks, partial, key, answers)
+    done = len(tasks) - len(open_tasks)
     engines = {"local": _local, "ray": _ray}
     with (
         _appending(partial, key, fresh=not done) as append,
-        tqdm(total=len(tasks), initial=len(done), unit=" images", desc="label", disable=None) as bar,
+        tqdm(total=len(tasks), initial=done, unit=" images", desc="label", disable=None) as bar,
     ):
-        for task, answers in engines[engine](coco, open_tasks, predictor, predictor_of, top):
-            append(task.image_id, answers)
-            done[str(task.image_id)] = answers
+        for task, found in engines[engine](coco, open_tasks, predictor, predictor_of, top):
+            append(task.image_id, found)
+            answers.put(task, found)
             bar.update()
-    content = read_json(coco.path)
     if _run_key(coco, predictor, top) != key:
         raise AnnotationError(f"{coco.path}: has changed while it was being named; begin anew")
-    write_json(output, merged(content, tasks, done, predictor.info.categories), indent=None)
+    write_named(coco, answers, output)
     partial.unlink()
-    return sum(len(task.positions) for task in open_tasks)
+    return sum(len(task.rows) for task in open_tasks)
 
 
 def _tasks(coco: CocoFile, images_dir: Path) -> list[Task]:
-    positions = [where.tolist() for where in grouped(coco.index.image)]
-    paths = image_paths(coco, images_dir, [int(coco.index.image[where[0]]) for where in positions])
-    return [Task(coco.ids(where[0])[0], Path(path), where) for where, path in zip(positions, paths, strict=True)]
+    rows = list(grouped(coco.index.image))
+    paths = image_paths(coco, images_dir, [int(coco.index.image[of_image[0]]) for of_image in rows])
+    return [Task(coco.ids(int(of_image[0]))[0], path, of_image) for of_image, path in zip(rows, paths, strict=True)]
 
 
 def read_task(coco: CocoFile, task: Task) -> tuple[Pixels, list[Mask]]:
@@ -105,7 +137,7 @@ def read_task(coco: CocoFile, task: Task) -> tuple[Pixels, list[Mask]]:
         MaskError: a segment is malformed, empty, or of another size than the image; the message names the annotation.
     """
     image = load_image(task.path)
-    return image, [coco.mask(position, image.shape[:2]) for position in task.positions]
+    return image, [coco.mask(row, image.shape[:2]) for row in task.rows.tolist()]
 
 
 def answer_task(image: Pixels, masks: list[Mask], predictor: Predictor, top: int) -> list[Answer]:
@@ -156,15 +188,34 @@ def _ray(
         yield tasks[int(row["number"])], json.loads(row["answers"])
 
 
-def merged(
-    content: dict[str, Any], tasks: Iterable[Task], done: dict[str, list[Answer]], known: tuple[Category, ...]
-) -> dict[str, Any]:
-    """A COCO file's content with names: every field and every order kept, `category_id`, `score` and top-k set.
+def write_named(coco: CocoFile, answers: Answers, output: Path) -> None:
+    """Write a COCO file with names: every field and every order kept, `category_id`, `score` and top-k set.
 
-    Classes keep the ids that the file gives their names; the model's further classes are added to `categories`, under
-    the model's ids where those are free.
+    Record by record: what is neither an annotation nor a category is copied as it stands. Classes keep the ids that the
+    file gives their names; the model's further classes are added to `categories`, under the model's ids where those are
+    free.
+
+    Args:
+        coco: the segments.
+        answers: for all of them.
+        output: the file to write; appears whole.
     """
-    categories = [dict(record) for record in content.get("categories", [])]
+    text = json_text(coco.path) if coco.text is None else coco.text
+    sections = msgspec.json.decode(text, type=dict[str, Raw])
+    categories, ids = _with_known(json.loads(bytes(sections.get("categories", b"[]"))), answers.known)
+    with whole_file(output) as temporary, open(temporary, "wb") as file:
+        for number, key in enumerate(dict.fromkeys([*sections, "categories"])):
+            file.write(b"%b%b: " % (b", " if number else b"{", _json(key)))
+            if key == "annotations":
+                _write_annotations(coco, text, answers, ids, file)
+            else:
+                file.write(_json(categories) if key == "categories" else memoryview(sections[key]))
+        file.write(b"}\n")
+
+
+def _with_known(given: list[dict[str, Any]], known: tuple[Category, ...]) -> tuple[list[dict[str, Any]], list[Id]]:
+    """A file's categories with those of a model added, and the id there of each of the model's."""
+    categories = list(given)
     ids = {record["name"]: record["id"] for record in categories}
     for category in known:
         if category.name not in ids:
@@ -173,18 +224,26 @@ def merged(
                 category.id if category.id not in taken else max(i for i in taken if isinstance(i, int)) + 1
             )
             categories.append({"id": ids[category.name], "name": category.name})
-    annotations = list(content["annotations"])
-    for task in tasks:
-        for position, answer in zip(task.positions, done[str(task.image_id)], strict=True):
-            names, scores = answer["top_names"], answer["top_scores"]
-            annotations[position] = {
-                **annotations[position],
-                "category_id": ids[names[0]],
-                "score": scores[0],
-                "top_category_ids": [ids[name] for name in names],
-                "top_scores": scores,
-            }
-    return {**content, "annotations": annotations, "categories": categories}
+    return categories, [ids[category.name] for category in known]
+
+
+def _write_annotations(coco: CocoFile, text: Text, answers: Answers, ids: list[Id], file: BinaryIO) -> None:
+    file.write(b"[")
+    for row, (start, length) in enumerate(zip(coco.index.start, coco.index.length, strict=True)):
+        category_ids, scores = [ids[place] for place in answers.classes[row]], answers.scores[row].tolist()
+        named = {
+            **json.loads(text[start : start + length]),
+            "category_id": category_ids[0],
+            "score": scores[0],
+            "top_category_ids": category_ids,
+            "top_scores": scores,
+        }
+        file.write((b", " if row else b"") + _json(named))
+    file.write(b"]")
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def _run_key(coco: CocoFile, predictor: Predictor, top: int) -> str:
@@ -195,25 +254,33 @@ def _run_key(coco: CocoFile, predictor: Predictor, top: int) -> str:
     return digest.hexdigest()
 
 
-def _read_partial(path: Path, key: str) -> dict[str, list[Answer]]:
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8").split("\n")
-    if len(lines) < 3:  # The key alone: no image was finished.
-        return {}
-    if json.loads(lines[0] or "{}").get("key") != key:
-        raise AnnotationError(
-            f"{path}: is left from a run on another file, model, --mode or --top; remove it to begin anew"
-        )
-    done = {}
-    for line in lines[1:-1]:  # What follows the last line break was cut by the kill.
-        record = json.loads(line)
-        done[str(record["image_id"])] = record["answers"]
-    return done
+def _without_kept(tasks: list[Task], partial: Path, key: str, answers: Answers) -> list[Task]:
+    """The tasks that a former run did not finish; what it found for the others is put with the answers."""
+    if not partial.is_file():
+        return tasks
+    by_id, done = {task.image_id: task for task in tasks}, set()
+    for image_id, found in _kept(partial, key):
+        answers.put(by_id[image_id], found)
+        done.add(image_id)
+    return [task for task in tasks if task.image_id not in done]
+
+
+def _kept(partial: Path, key: str) -> Iterator[tuple[Id, list[Answer]]]:
+    with open(partial, "rb") as file:
+        header = file.readline()
+        for number, line in enumerate(file):
+            if not line.endswith(b"\n"):  # Cut by the kill.
+                return
+            if number == 0 and json.loads(header.strip() or b"{}").get("key") != key:
+                raise AnnotationError(
+                    f"{partial}: is left from a run on another file, model, --mode or --top; remove it to begin anew"
+                )
+            record = json.loads(line)
+            yield record["image_id"], record["answers"]
 
 
 @contextmanager
-def _appending(path: Path, key: str, *, fresh: bool) -> Iterator[Callable[[int | str, list[Answer]], None]]:
+def _appending(path: Path, key: str, *, fresh: bool) -> Iterator[Callable[[Id, list[Answer]], None]]:
     """Append finished images to the partial file, each line flushed."""
     if fresh:
         write_json(path, {"key": key}, indent=None)
@@ -221,7 +288,7 @@ def _appending(path: Path, key: str, *, fresh: bool) -> Iterator[Callable[[int |
         _cut_after_last_line(path)
     with open(path, "a", encoding="utf-8") as file:
 
-        def append(image_id: int | str, answers: list[Answer]) -> None:
+        def append(image_id: Id, answers: list[Answer]) -> None:
             file.write(json.dumps({"image_id": image_id, "answers": answers}) + "\n")
             file.flush()
 
@@ -229,6 +296,5 @@ def _appending(path: Path, key: str, *, fresh: bool) -> Iterator[Callable[[int |
 
 
 def _cut_after_last_line(path: Path) -> None:
-    content = path.read_bytes()
     with open(path, "rb+") as file:
-        file.truncate(content.rfind(b"\n") + 1)
+        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))

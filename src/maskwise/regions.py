@@ -239,11 +239,14 @@ def grouped(codes: Int[np.ndarray, " n"]) -> Iterator[Int64[np.ndarray, " of_val
 
     >>> [positions.tolist() for positions in grouped(np.array([7, 3, 7, 5]))]
     [[0, 2], [1], [3]]
+    >>> list(grouped(np.array([], dtype=int)))
+    []
     """
     codes = by_first_mention(codes)
     order = np.argsort(codes, kind="stable")
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-    for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+    ends = np.flatnonzero(np.diff(codes[order], append=-1)) + 1
+    for start, end in zip(starts, ends, strict=True):
         yield order[start:end]
 
 

@@ -1,0 +1,126 @@
+"""How time and memory of `maskwise label` grow with images, and with the masks of an image.
+
+Each run is a process of its own. By default the model is a tiny one with random weights, the one that the tests make:
+what is left is what `label` itself costs, and a thousand images take no hour. Run from the repository's root:
+python benchmarks/growth.py -o benchmarks/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import in_own_process, own_cores, peak_megabytes, surroundings
+from scenes import write_scenes
+
+from maskwise import Predictor
+from maskwise.coco import read_coco
+from maskwise.label import label
+
+IMAGES = (10, 30, 100, 300, 1000, 3000, 10000)
+USUAL_MOST = 1000
+MASKS_OF_MANY = 7
+"""As many as COCO's images have."""
+MASKS = (1, 3, 10, 30, 100, 300)
+IMAGES_OF_MASKS = 10
+SERIES = ("images", "masks")
+FIGURES = ("seconds", "processor_seconds", "peak_megabytes")
+
+
+def measure(segments: Path, model: Path) -> dict[str, float]:
+    """What labelling a file takes, alone in this process."""
+    wall, processor = time.perf_counter(), time.process_time()
+    predictor_of = partial(Predictor, model, threads=own_cores())
+    label(read_coco(segments, labelled=False), segments.parent, segments.with_name("named.json"), predictor_of, top=5)
+    return {
+        "seconds": time.perf_counter() - wall,
+        "processor_seconds": time.process_time() - processor,
+        "peak_megabytes": peak_megabytes(),
+        "file_megabytes": segments.stat().st_size / 1e6,
+    }
+
+
+def measured(folder: Path, model: Path, images: int, masks: int) -> dict[str, float]:
+    """A measurement in a fresh process, after the files are made."""
+    segments = write_scenes(folder / f"{images}-{masks}", images=images, masks=masks)
+    figures = in_own_process(__file__, "--measure", segments, model)
+    return {"images": images, "masks": masks, **{key: float(f"{value:.4g}") for key, value in figures.items()}}
+
+
+def tiny_model(folder: Path) -> Path:
+    """The model file that the tests make."""
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    import tiny_model as tests
+
+    return tests.tiny_model(folder)
+
+
+def growth(model: Path | None, most: int) -> dict[str, Any]:
+    """All measurements.
+
+    Args:
+        model: a model file; a tiny one is made where left out.
+        most: images at most.
+    """
+    found: dict[str, Any] = {**surroundings("onnxruntime", "numpy"), "model": model.name if model else "tiny"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = model or tiny_model(folder)
+        numbers = [images for images in IMAGES if images <= most]
+        found["images"] = [measured(folder, model, images, MASKS_OF_MANY) for images in numbers]
+        found["masks"] = [measured(folder, model, IMAGES_OF_MASKS, masks) for masks in MASKS]
+    return {**found, **{f"by_{axis}": {key: line(found[axis], axis, key) for key in FIGURES} for axis in SERIES}}
+
+
+def line(points: list[dict[str, float]], axis: str, key: str) -> dict[str, float]:
+    """The straight line nearest to a figure, and how far from straight the figure is.
+
+    Returns:
+        Its slope, its value at nothing, and the share of the variance that it explains (0 to 1).
+
+    >>> line([{"images": 1, "s": 3}, {"images": 2, "s": 5}], "images", "s")
+    {'slope': 2.0, 'start': 1.0, 'r2': 1.0}
+    """
+    x, y = (np.array([point[name] for point in points], dtype=float) for name in (axis, key))
+    slope, start = np.polyfit(x, y, 1)
+    rest = ((y - slope * x - start) ** 2).sum() / max(((y - y.mean()) ** 2).sum(), 1e-12)
+    return {name: float(f"{value:.4g}") for name, value in (("slope", slope), ("start", start), ("r2", 1 - rest))}
+
+
+def main() -> None:
+    """Measure everything and write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, help="folder to write; made if missing")
+    parser.add_argument("--model", type=Path, help="model file; a tiny one where left out")
+    parser.add_argument("--most", type=int, default=USUAL_MOST, help="images at most, up to 10000")
+    parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(*args.measure)))
+    else:
+        write(growth(args.model, args.most), args.output)
+
+
+def write(found: dict[str, Any], output: Path) -> None:
+    """Write figures, table and picture, and print the table."""
+    from growth_page import figure, page  # Not above: drawing would count as memory of what is measured.
+
+    from maskwise.files import make_folder, write_json, write_text
+    from maskwise.report import save_figure
+
+    folder = make_folder(output)
+    write_json(folder / "growth.json", found)
+    write_text(folder / "growth.md", page(found))
+    save_figure(figure(found), folder / "growth.png")
+    print(page(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What `growth.py` found, as a page and a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from machine import described
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from maskwise.report import table
+
+AXES = {"images": "images of {masks} masks", "masks": "masks of each of {images} images"}
+FURTHER = {"images": "image", "masks": "mask of every image"}
+DRAWN = {"processor_seconds": "processor time, s", "peak_megabytes": "peak memory, MB"}
+HEADER = ("images", "masks of each", "time", "processor time", "peak memory", "COCO file")
+
+
+def page(found: dict[str, Any]) -> str:
+    """The figures as tables."""
+    return "\n\n".join(
+        [
+            "# How the cost of `maskwise label` grows",
+            _introduction(found),
+            "![Time and memory against images and masks](growth.png)",
+            *(_series(found, axis) for axis in AXES),
+            "",
+        ]
+    ).removesuffix("\n")
+
+
+def _introduction(found: dict[str, Any]) -> str:
+    tiny = "a tiny network with random weights, so that what is seen is what `label` itself costs"
+    model = tiny if found["model"] == "tiny" else found["model"]
+    return (
+        "Photographs of 640 x 480 pixels with run-length encoded masks, each line's named in a process of its own; the"
+        f" model is {model}. Memory is resident, imports, the model and the mapped COCO file included."
+        f" {described(found)}"
+    )
+
+
+def _series(found: dict[str, Any], axis: str) -> str:
+    rows = [
+        (
+            f"{point['images']:,}",
+            point["masks"],
+            f"{point['seconds']:.2f} s",
+            f"{point['processor_seconds']:.2f} s",
+            f"{point['peak_megabytes']:.0f} MB",
+            f"{point['file_megabytes']:.2f} MB",
+        )
+        for point in found[axis]
+    ]
+    lines = found[f"by_{axis}"]
+    text = (
+        f"The straight lines: {lines['processor_seconds']['slope'] * 1000:.3g} ms of processor time (R²"
+        f" {lines['processor_seconds']['r2']:.4f}) and {lines['peak_megabytes']['slope'] * 1000:.3g} kB of memory for"
+        f" each further {FURTHER[axis]}."
+    )
+    return f"## By {AXES[axis].format(**found[axis][0])}\n\n{table(HEADER, rows)}\n\n{text}"
+
+
+def figure(found: dict[str, Any]) -> Figure:
+    """Processor time and memory against images and against masks, with the straight lines nearest to them."""
+    drawing = Figure(figsize=(10, 7), dpi=120, layout="constrained")
+    for row, (key, text) in zip(drawing.subplots(len(DRAWN), len(AXES)), DRAWN.items(), strict=True):
+        for axes, axis in zip(row, AXES, strict=True):
+            _draw(axes, found, axis, key)
+            axes.set(
+                xlabel=AXES[axis].format(**found[axis][0]),
+                ylabel=text,
+                ylim=(0, 1.1 * max(point[key] for point in found[axis])),
+            )
+    return drawing
+
+
+def _draw(axes: Axes, found: dict[str, Any], axis: str, key: str) -> None:
+    x, y = (np.array([point[name] for point in found[axis]]) for name in (axis, key))
+    straight = found[f"by_{axis}"][key]
+    ends = np.array([0, x.max()])
+    axes.plot(ends, straight["start"] + straight["slope"] * ends, color="#777777", linewidth=1)
+    axes.plot(x, y, "o", color="#1f5fa8")
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)

@@ -1,0 +1,74 @@
+"""Where a measurement was made, and cores and memory of its own for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def processor() -> str:
+    """The processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def commit() -> str:
+    """The commit that is checked out."""
+    return subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def surroundings(*packages: str) -> dict[str, Any]:
+    """What a record of a measurement says first: machine, load of the last minute, commit, versions.
+
+    Args:
+        packages: whose versions matter.
+    """
+    return {
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "load": round(os.getloadavg()[0], 1),
+        "commit": commit(),
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+    }
+
+
+def described(record: dict[str, Any]) -> str:
+    """The surroundings in a record, as a line."""
+    versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
+    return f"{record['machine']}, load {record['load']:g} at the beginning; {versions}; commit {record['commit'][:10]}."
+
+
+def peak_megabytes() -> int:
+    """The most memory that this process has held, imports included.
+
+    Of the program alone: `getrusage` counts what its parent held when it was started as well.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kilobytes = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return round(int(kilobytes) * 1024 / 1e6)
+
+
+def in_own_process(script: str, *args: object, cores: int | None = None) -> Any:
+    """What a script prints as JSON, run in a process whose cores and memory are its own.
+
+    Args:
+        script: the file.
+        args: its arguments.
+        cores: how many it may use; all that this process may where left out.
+    """
+    command, mine = [sys.executable, script, *map(str, args)], os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(mine)[:cores])  # The child inherits it, before it imports what counts cores.
+    try:
+        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+def own_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,61 @@
+"""What naming the masks of one image costs besides the network, in processor time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scenes import read_scene
+
+from maskwise import Predictor, load_image
+from maskwise.coco import read_coco
+from maskwise.predictor import MODES
+
+ROUNDS = 9
+
+
+class NoNetwork:
+    """Stands where a predictor has its network, and answers nothing at once."""
+
+    def __init__(self, session: Any) -> None:
+        """Take the place of a session of ONNX Runtime."""
+        self.get_outputs = session.get_outputs
+        self._classes = session.get_outputs()[0].shape[1]
+
+    def run(self, _names: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Logits of the masks that are given."""
+        return [np.zeros((len(given["masks"]), self._classes), dtype=np.float32)]
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Processor time of some work on all threads, median of several."""
+    found = []
+    for _ in range(ROUNDS):
+        started = time.process_time()
+        work()
+        found.append(time.process_time() - started)
+    return round(statistics.median(found) * 1000, 2)
+
+
+def parts(segments: Path) -> dict[str, float]:
+    """Milliseconds of each part, for an image and its masks in files.
+
+    `Predictor` is measured whole, with views, threads, softmax and names, but for the network.
+    """
+    coco = read_coco(segments, labelled=False)
+    photograph = segments.with_name(coco.file_name(0))
+    image, masks = read_scene(segments)
+    found = {
+        "JPEG": milliseconds(lambda: load_image(photograph)),
+        "COCO file": milliseconds(lambda: read_coco(segments, labelled=False)),
+        "run lengths": milliseconds(lambda: [coco.mask(row, image.shape[:2]) for row in range(len(masks))]),
+    }
+    for mode in MODES:
+        opened = Predictor(mode=mode)
+        opened._session = NoNetwork(opened._session)
+        found[f"`Predictor`, {mode}"] = milliseconds(lambda opened=opened: opened.predict(image, masks))
+    return found

@@ -1,0 +1,93 @@
+"""Naming masks with torch, for comparison: the published way, and a crop for each mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from scenes import read_scene
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import resnet50
+
+from maskwise import Mask
+from maskwise.files import read_json
+from maskwise.images import Pixels
+from maskwise.modelfile import embedded_model
+from maskwise.training.builder import PUBLISHED_MEAN_RGB, PUBLISHED_STD_RGB, build_network
+from maskwise.training.network import RegionClassifier
+from maskwise.training.settings import settings_from_dict
+from maskwise.views import ViewSettings
+
+CLASSES = 80
+
+
+class PublishedNet(nn.Module):
+    """A ResNet-50 whose first features the mask is added to, by a convolution. Weights are random.
+
+    Source:
+        S. Eppel, Classifying a specific image region using convolutional nets with an ROI mask as input,
+        arXiv:1812.00291: the network for COCO.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = resnet50(num_classes=CLASSES)
+        self.branch = nn.Conv2d(1, 64, 3, padding=1)
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Probabilities of one region; an image 1 x 3 x H x W, normalised, and a mask 1 x 1 x H x W, 0 and 1."""
+        trunk = self.trunk
+        features = trunk.conv1(image)
+        features = features + self.branch(F.interpolate(mask, size=features.shape[2:], mode="bilinear"))
+        features = trunk.maxpool(trunk.relu(trunk.bn1(features)))
+        features = trunk.layer4(trunk.layer3(trunk.layer2(trunk.layer1(features))))
+        return trunk.fc(trunk.avgpool(features).flatten(1)).softmax(dim=1)
+
+
+def open_published(device: str, threads: int) -> Callable[[Path], Callable[[], object]]:
+    """The published way: the whole image, one pass for each mask."""
+    torch.set_num_threads(threads)
+    network = PublishedNet().eval().to(device)
+
+    def ready(segments: Path) -> Callable[[], object]:
+        image, masks = read_scene(segments)
+        return partial(name_whole, network, image, [mask.to_array() for mask in masks], device)
+
+    return ready
+
+
+@torch.inference_mode()
+def name_whole(network: PublishedNet, image: Pixels, masks: list[np.ndarray], device: str) -> list[np.ndarray]:
+    """Probabilities of each mask of an image; masks are of the image's size."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PUBLISHED_MEAN_RGB, PUBLISHED_STD_RGB))
+    pixels = ((torch.from_numpy(image).permute(2, 0, 1) - mean) / std)[None].to(device)
+    return [network(pixels, torch.from_numpy(mask)[None, None].float().to(device)).cpu().numpy() for mask in masks]
+
+
+def open_crops(device: str, threads: int) -> Callable[[Path], Callable[[], object]]:
+    """The embedded model's network in torch: a crop for each mask, one at a time. Weights are random."""
+    torch.set_num_threads(threads)
+    record = embedded_model().with_suffix(".json")
+    settings = settings_from_dict(read_json(record)["settings"], str(record))
+    network = build_network(settings.network, classes=CLASSES, probe_size=settings.view.size).eval().to(device)
+
+    def ready(segments: Path) -> Callable[[], object]:
+        return partial(name_crops, network, settings.view, *read_scene(segments), device)
+
+    return ready
+
+
+@torch.inference_mode()
+def name_crops(
+    network: RegionClassifier, view: ViewSettings, image: Pixels, masks: list[Mask], device: str
+) -> list[np.ndarray]:
+    """Probabilities of each mask of an image."""
+    found = []
+    for mask in masks:
+        pixels, coverage = (torch.from_numpy(array)[None].to(device) for array in view.view(mask).render(image, mask))
+        found.append(network(pixels, coverage).softmax(dim=1).cpu().numpy())
+    return found

@@ -1,0 +1,107 @@
+"""The ways to name the masks of an image that `speed.py` compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+from scenes import read_scene
+
+from maskwise import Predictor
+from maskwise.modelfile import feed, open_model
+from maskwise.predictor import CPU_BATCH, MODES
+
+Work = Callable[[], object]
+"""What is timed: the naming of all masks of an image."""
+Ready = Callable[[Path], Work]
+"""Reads a file of segments and its image, and gives the work."""
+ENOUGH, FEW = 20, 7
+"""Ways that name one mask after the other are measured on so few in place of more than are enough; the two numbers tell
+whether their time goes by the mask."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to name the masks of an image.
+
+    Attributes:
+        label: what a reader sees.
+        open: given a device and a number of threads, loads the network.
+        with_torch: whether torch runs it, one mask after the other; else ONNX Runtime.
+    """
+
+    label: str
+    open: Callable[[str, int], Ready]
+    with_torch: bool = False
+
+    def measured_on(self, count: int) -> int:
+        """The number of masks on which it is measured in place of so many."""
+        return FEW if self.with_torch and count > ENOUGH else count
+
+
+def open_published(device: str, threads: int) -> Ready:
+    """See `torch_ways`, which is imported only where it is used: torch takes memory of its own."""
+    import torch_ways
+
+    return torch_ways.open_published(device, threads)
+
+
+def open_crops(device: str, threads: int) -> Ready:
+    """See `torch_ways`."""
+    import torch_ways
+
+    return torch_ways.open_crops(device, threads)
+
+
+def open_network(device: str, threads: int) -> Ready:
+    """The embedded model's graph on views that are ready, in the batches that the predictor makes in exact mode."""
+    session, info = open_model(threads=threads, device=device)
+    size = min(info.batch_size, CPU_BATCH) if device == "cpu" else info.batch_size
+
+    def ready(segments: Path) -> Work:
+        image, masks = read_scene(segments)
+        views = [info.view.view(mask).render(image, mask) for mask in masks]
+        batches = []
+        for start in range(0, len(views), size):
+            batches.append(feed(*(np.stack(arrays) for arrays in zip(*views[start : start + size], strict=True))))
+        return lambda: [session.run(["logits"], batch) for batch in batches]
+
+    return ready
+
+
+def open_predictor(mode: str, device: str, threads: int) -> Ready:
+    """`Predictor.predict` on an image and masks in memory."""
+    opened = opened_predictor(mode, device, threads)
+    return lambda segments: partial(opened.predict, *read_scene(segments))
+
+
+def open_files(mode: str, device: str, threads: int) -> Ready:
+    """The same from files: a JPEG, and a COCO file of run lengths."""
+    opened = opened_predictor(mode, device, threads)
+    return lambda segments: lambda: opened.predict(*read_scene(segments))
+
+
+@cache
+def opened_predictor(mode: str, device: str, threads: int) -> Predictor:
+    """One predictor serves the ways of its mode: threads of a further one would wait on the same cores."""
+    return Predictor(mode=mode, device=device, threads=threads)
+
+
+WAYS = {
+    "published": Way("published: ResNet-50 in torch, whole image", open_published, with_torch=True),
+    "crops": Way("embedded network in torch, a crop at a time", open_crops, with_torch=True),
+    "network": Way("embedded network in ONNX Runtime alone", open_network),
+    **{mode: Way(f"`Predictor`, {mode}", partial(open_predictor, mode)) for mode in MODES},
+    **{f"{mode} from files": Way(f"`Predictor`, {mode}, from files", partial(open_files, mode)) for mode in MODES},
+}
+
+
+def usable(device: str) -> dict[str, Way]:
+    """The ways that can be gone on a device: ONNX Runtime reaches a GPU only in another package than the usual one."""
+    import onnxruntime
+
+    has_onnx = device == "cpu" or "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return {name: way for name, way in WAYS.items() if way.with_torch or has_onnx}

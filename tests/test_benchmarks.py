@@ -1,0 +1,137 @@
+"""What the benchmarks' figures stand on: the made scenes, medians of ratios, memory of a process of its own."""
+
+import json
+from pathlib import Path
+
+import growth
+import growth_page
+import numpy as np
+import pytest
+import scenes
+import speed
+import speed_page
+import torch
+import torch_ways
+from machine import in_own_process, peak_megabytes
+
+from maskwise import load_image
+from maskwise.coco import read_coco
+
+
+def test_made_masks_have_sizes_like_cocos():
+    areas = np.array([scenes.blob(number).area for number in range(60)])
+    counts = [(areas < 32**2).sum(), ((areas >= 32**2) & (areas < 96**2)).sum(), (areas >= 96**2).sum()]
+    assert counts == [30, 20, 10]
+
+
+def test_made_masks_are_the_same_each_time_and_grow_with_the_image():
+    first, again, larger = scenes.blob(3), scenes.blob(3), scenes.blob(3, (960, 1280))
+    assert np.array_equal(first.to_array(), again.to_array())
+    assert larger.area / first.area == pytest.approx(4, rel=0.01)
+
+
+def test_photograph_of_any_size_is_the_example_mirrored():
+    example = load_image(scenes.PHOTOGRAPH)
+    for hw in ((100, 120), (480, 640), (900, 1300)):
+        made = scenes.photograph(hw)
+        height, width = min(hw[0], 400), min(hw[1], 600)
+        assert made.shape == (*hw, 3)
+        assert np.array_equal(made[:height, :width], example[:height, :width])
+    assert np.array_equal(made[400:800, :600], example[::-1])
+
+
+def test_written_scenes_are_read_as_they_were_made(tmp_path):
+    segments = scenes.write_scenes(tmp_path / "scene", images=3, masks=2, image_hw=(120, 160))
+    coco = read_coco(segments, labelled=False)
+    assert [coco.file_name(row) for row in range(3)] == ["000000.jpg", "000001.jpg", "000002.jpg"]
+    assert all((tmp_path / "scene" / coco.file_name(row)).is_file() for row in range(3))
+    for row in range(6):
+        assert np.array_equal(coco.mask(row, (120, 160)).to_array(), scenes.blob(row, (120, 160)).to_array())
+
+
+def test_each_way_is_timed_in_every_round_and_scaled_to_all_masks(tmp_path, monkeypatch):
+    calls = []
+
+    def ready(name):
+        return lambda segments: lambda: calls.append((name, segments.parent.name))
+
+    monkeypatch.setattr(speed, "timed", lambda work: work() or 2.0)
+    found = speed.in_turn({"published": ready("published"), "exact": ready("exact")}, tmp_path, 100, 2)
+    assert calls == [("published", "7"), ("exact", "100"), ("exact", "100"), ("published", "7")]
+    assert found["exact"] == [2.0, 2.0]
+    assert found["published"] == pytest.approx([200 / 7, 200 / 7])
+
+
+def test_ratio_is_the_median_of_the_rounds_own():
+    assert speed_page.ratio({"base": [4, 9, 8], "way": [2, 3, 4]}, "way", "base") == 2
+
+
+def test_published_network_gives_probabilities_that_the_mask_changes():
+    torch.manual_seed(0)
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    masks = np.zeros((2, 64, 96), dtype=bool)
+    masks[0, :30, :30] = masks[1, 30:, 50:] = True
+    first, second = torch_ways.name_whole(torch_ways.PublishedNet().eval(), image, list(masks), "cpu")
+    assert first.shape == (1, 80)
+    assert first.sum() == pytest.approx(1, abs=1e-5)
+    assert not np.allclose(first, second, atol=1e-9)
+
+
+def test_straight_line_is_found_and_its_failure_seen():
+    straight = [{"images": n, "seconds": 3 + 2 * n} for n in (1, 5, 9)]
+    assert growth.line(straight, "images", "seconds") == {"slope": 2.0, "start": 3.0, "r2": 1.0}
+    bent = [{"images": n, "seconds": n**2} for n in (1, 5, 9)]
+    assert growth.line(bent, "images", "seconds")["r2"] < 0.99
+
+
+def test_peak_memory_is_the_programs_own(tmp_path):
+    held = np.ones(300_000_000, dtype=np.uint8)
+    script = tmp_path / "script.py"
+    benchmarks = json.dumps(str(Path(scenes.__file__).parent))
+    script.write_text(f"import sys; sys.path.insert(0, {benchmarks}); import machine; print(machine.peak_megabytes())")
+    assert in_own_process(str(script)) < 100 < held.nbytes / 1e6 < peak_megabytes()
+
+
+def test_process_gets_the_cores_it_may_use(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import os; print(len(os.sched_getaffinity(0)))")
+    assert in_own_process(str(script), cores=1) == 1
+
+
+RECORD = {"machine": "a machine", "load": 0.5, "commit": "0123456789abcdef", "versions": {"python": "3"}}
+
+
+def test_page_of_speed_gives_rates_ratios_and_the_share_of_the_network():
+    seconds = {"published": [40.0, 44.0], "crops": [8.0, 8.0], "network": [1.8, 1.9], "exact": [2.0, 2.0]}
+    found = {
+        **RECORD,
+        "rounds": {"7": 2, "20": 2},
+        "compared": {"one core": {"7": seconds, "20": seconds}},
+        "peak_megabytes": {"exact": {"7": 400, "20": 410}},
+        "besides": {"20 masks": {"JPEG": 2.5}},
+        "large": {"exact": {"seconds": 9.0, "of_which_reading": 0.25, "peak_megabytes": 600}},
+        "commands": {"maskwise --help": [0.1, 0.3, 0.2]},
+    }
+    text = speed_page.page(found)
+    assert "| `Predictor`, exact | 3.5 (21 times) | 10 (21 times) | 92.5 % | 92.5 % | 1 times that of 7 |" in text
+    assert "| `maskwise --help` | 0.200 s |" in text
+    assert len(speed_page.figure(found).axes) == 1
+
+
+def test_page_of_growth_gives_the_slope_of_each_image():
+    points = [
+        {
+            "images": n,
+            "masks": 7,
+            "seconds": n,
+            "processor_seconds": n / 100,
+            "peak_megabytes": 100 + n / 1000,
+            "file_megabytes": 1,
+        }
+        for n in (10, 20, 40)
+    ]
+    lines = {key: growth.line(points, "images", key) for key in growth.FIGURES}
+    found = {**RECORD, "model": "tiny", **dict.fromkeys(("images", "masks"), points)}
+    text = growth_page.page({**found, "by_images": lines, "by_masks": lines})
+    assert "10 ms of processor time (R² 1.0000) and 1 kB of memory for each further image" in text
+    assert len(growth_page.figure({**found, "by_images": lines, "by_masks": lines}).axes) == 4
