@@ -1,11 +1,10 @@
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskwise import Mask
-from maskwise.sharing import WIDEST, own_views, shared_views
-from maskwise.views import ViewSettings
+from maskwise.sharing import WIDEST, _inside, own_views, shared_views
+from maskwise.views import ViewSettings, slide
 from random_masks import seeds
 
 SETTINGS = ViewSettings(size=64, context=1.5, min_side=16)
@@ -75,7 +74,19 @@ def test_one_mask_and_masks_of_whole_images_are_seen_as_alone():
     assert shared_views([], SETTINGS) == own_views([], SETTINGS) == []
 
 
-@pytest.mark.parametrize("count", [2, 30])
-def test_order_of_masks_does_not_matter_to_the_number_of_views(count):
-    masks = random_masks(3, count)
-    assert len(shared_views(masks, SETTINGS)) == len(shared_views(masks[::-1], SETTINGS))
+@given(seeds, st.integers(1, 30), st.sampled_from([None, 3]))
+@settings(deadline=None)
+def test_order_of_masks_does_not_matter(seed, count, most):
+    masks = random_masks(seed, count)
+    order = np.random.default_rng(seed).permutation(count)
+    straight = shared_views(masks, SETTINGS, most)
+    mixed = shared_views([masks[number] for number in order], SETTINGS, most)
+    as_given = {(group.view, frozenset(order[list(group.masks)].tolist())) for group in mixed}
+    assert as_given == {(group.view, frozenset(group.masks)) for group in straight}
+
+
+@given(seeds, st.integers(-50, 350), st.integers(1, 200))
+def test_many_windows_are_moved_inside_as_one_is(seed, limit, side):
+    starts = np.random.default_rng(seed).integers(-100, 400, 5)
+    moved = _inside(starts, np.full(5, side), max(limit, 1))
+    assert moved.tolist() == [slide(start, side, side, max(limit, 1)) for start in starts.tolist()]

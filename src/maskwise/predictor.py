@@ -31,6 +31,8 @@ AUTO_MASKS = 8
 """From so many masks of an image on, `auto` lets them share views."""
 MOST_VIEWS = 8
 """As many views of an image `shared` takes at most, however many masks it has."""
+MOST_PIXELS = 4_000_000
+"""Masks of one view are given to the network in parts of so many pixels, 79 of 224 x 224: memory stays bounded."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,10 @@ class Predictor:
         Args:
             model: a model file; the embedded one where left out.
             mode: `exact`: a view for each mask. `shared`: masks of an image share a few views, each of which goes
-                through the network once; many masks then take little longer than a few, and small ones are named a
-                little less well. `auto`: where there are many masks, those that lie close together and are of like
-                size share a view. Models whose masks act inside the trunk (`info.shares` is false) are always exact.
+                through the network once; many masks then take little longer than a few, and small ones are named
+                less well. `auto`: from eight masks on, those that lie close together and are of like size share a
+                view. A mask's answer then depends a little on which others there are. Models whose masks act inside
+                the trunk (`info.shares` is false) are always exact.
             device: `cpu` or `cuda`.
             threads: processor threads; all cores where left out.
 
@@ -137,7 +140,10 @@ class Predictor:
     def probabilities(
         self, image: np.ndarray, masks: np.ndarray | Sequence[np.ndarray | Mask] | supervision.Detections
     ) -> Float32[np.ndarray, "regions classes"]:
-        """Calibrated probabilities of every class for every region; arguments and errors as in `predict`."""
+        """Probabilities of every class for every region; arguments and errors as in `predict`.
+
+        They are calibrated in exact mode.
+        """
         logits = self._run(image, masks, "logits") / self.info.temperature
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -190,13 +196,21 @@ class Predictor:
 
     def _batches(self, image: Pixels, regions: Sequence[Mask]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
         """The numbers of the masks of each batch of views, and what the graph takes for them."""
-        sums, plan = Sums(image), self.plan(regions)
+        sums, plan = Sums(image), [part for shared in self.plan(regions) for part in _parts(shared)]
         for start in range(0, len(plan), self._batch_size):
             views = plan[start : start + self._batch_size]
             pixels = np.stack([shared.view.show(image, sums) for shared in views])
             coverage = np.stack([shared.view.cover(regions[number]) for shared in views for number in shared.masks])
             image_of = np.repeat(np.arange(len(views)), [len(shared.masks) for shared in views])
             yield [number for shared in views for number in shared.masks], feed(pixels, coverage, image_of)
+
+
+def _parts(shared: SharedView) -> Iterator[SharedView]:
+    """The same view, with as many of its masks at a time as `MOST_PIXELS` lets."""
+    height, width = shared.view.size_hw
+    count = max(MOST_PIXELS // (height * width), 1)
+    for start in range(0, len(shared.masks), count):
+        yield SharedView(shared.view, shared.masks[start : start + count])
 
 
 def check_top(top: int) -> None:

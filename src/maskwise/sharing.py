@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,27 +58,36 @@ def shared_views(masks: Sequence[Mask], settings: ViewSettings, most: int | None
         return [SharedView(alone[0].view, tuple(range(len(alone))))] if alone else []
     image_hw = masks[0].image_hw
     own = np.array([shared.view.box_xyxy for shared in alone])
+    order = np.lexsort(own.T)  # Ties are then broken by place: the order of the masks does not matter.
+    own = own[order]
     widest = WIDEST
-    groups = list(_covering(own, image_hw, widest))
-    while most is not None and len(groups) > most:
+    while (groups := _covering(own, image_hw, widest, most)) is None:
         widest *= GROWTH
-        groups = list(_covering(own, image_hw, widest))
     return [
-        SharedView(View(_around(own[group], image_hw), (settings.size, settings.size)), tuple(group.tolist()))
+        SharedView(
+            View(_around(own[group], image_hw), (settings.size, settings.size)), tuple(sorted(order[group].tolist()))
+        )
         for group in groups
     ]
 
 
-def _covering(own: Boxes, image_hw: tuple[int, int], widest: float) -> Iterator[Int64[np.ndarray, " group"]]:
-    """Numbers of the boxes of each view."""
-    # In floats, so that counting what the windows show is a product of matrices: a sixth of the time (100 masks, AMD
-    # EPYC, 2026-11-24).
-    shown = _shown(_windows(own, image_hw, widest), own, image_hw, widest).astype(np.float32)
-    left = np.ones(len(own), dtype=np.float32)
+def _covering(
+    own: Boxes, image_hw: tuple[int, int], widest: float, most: int | None
+) -> list[Int64[np.ndarray, " group"]] | None:
+    """Numbers of the boxes of each view; None where there are more views than `most`."""
+    windows = np.unique(_windows(own, image_hw, widest), axis=0)
+    shown = _shown(windows, own, image_hw, widest)
+    gains = shown.sum(axis=0)
+    left = np.ones(len(own), dtype=bool)
+    groups = []
     while left.any():
-        best = shown[(shown @ left).argmax()]
-        yield np.flatnonzero(best * left)
-        left *= 1 - best
+        if len(groups) == most:
+            return None
+        new = shown[:, gains.argmax()] & left
+        groups.append(np.flatnonzero(new))
+        left &= ~new
+        gains -= shown[new].sum(axis=0)
+    return groups
 
 
 def _windows(own: Boxes, image_hw: tuple[int, int], widest: float) -> Boxes:
@@ -97,18 +106,18 @@ def _windows(own: Boxes, image_hw: tuple[int, int], widest: float) -> Boxes:
 
 
 def _inside(starts: Int64[np.ndarray, " n"], lengths: Int64[np.ndarray, " n"], limit: int) -> Int64[np.ndarray, " n"]:
-    """Windows moved into [0, limit) where they fit, else laid centrally around it."""
+    """Windows moved into [0, limit) where they fit, else laid centrally around it: `views.slide` for many."""
     return np.where(lengths >= limit, (limit - lengths) // 2, np.clip(starts, 0, np.maximum(limit - lengths, 0)))
 
 
-def _shown(windows: Boxes, own: Boxes, image_hw: tuple[int, int], widest: float) -> Bool[np.ndarray, "windows boxes"]:
+def _shown(windows: Boxes, own: Boxes, image_hw: tuple[int, int], widest: float) -> Bool[np.ndarray, "boxes windows"]:
     """Whether each window holds all of each box that lies in the image, and is not too wide for it."""
     edges = np.array([*image_hw[::-1], *image_hw[::-1]])
     needed = np.clip(own, 0, edges)
-    shown = (windows[:, 2] - windows[:, 0])[:, None] <= np.ceil(widest * (own[:, 2] - own[:, 0]))
+    shown = (windows[:, 2] - windows[:, 0]) <= np.ceil(widest * (own[:, 2] - own[:, 0]))[:, None]
     for axis in (0, 1):
-        shown &= windows[:, axis, None] <= needed[:, axis]
-        shown &= windows[:, axis + 2, None] >= needed[:, axis + 2]
+        shown &= windows[:, axis] <= needed[:, axis, None]
+        shown &= windows[:, axis + 2] >= needed[:, axis + 2, None]
     return shown
 
 

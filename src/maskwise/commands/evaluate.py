@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
+from maskwise.commands.mode import Mode
 from maskwise.commands.source import Source
 
 
@@ -30,8 +31,7 @@ class Command:
     """Measure under worse masks too (dilated, eroded, shifted, boxes); takes five times as long."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("evaluation")
     """Folder to write; made if missing."""
-    mode: Literal["auto", "exact", "shared"] = "exact"
-    """exact: a view for each region; shared, auto: regions of an image share views, as in `predict` and `label`."""
+    mode: Mode = "exact"
     model: Path | None = None
     """Model file; the embedded one where left out."""
     device: str = "cpu"

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from maskwise.commands.mode import Mode
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -32,9 +34,7 @@ class Command:
     """How many classes to give per annotation."""
     engine: Literal["local", "ray"] = "local"
     """local: this process; ray: Ray Data, on this machine or a cluster."""
-    mode: Literal["auto", "exact", "shared"] = "auto"
-    """exact: a view for each mask; shared: masks share a few views of the image, which is faster and names small
-    regions a little less well; auto: where there are many masks, neighbours of like size share."""
+    mode: Mode = "auto"
     model: Path | None = None
     """Model file; the embedded one where left out."""
     device: str = "cpu"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from maskwise.commands.mode import Mode
 from maskwise.errors import AnnotationError, InputError, naming_mask
 
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ class Command:
     """Also write a picture of the named regions (PNG or JPEG)."""
     top: int = 3
     """How many classes to give per region."""
-    mode: Literal["auto", "exact", "shared"] = "auto"
-    """exact: a view for each mask; shared: masks share a few views of the image, which is faster and names small
-    regions a little less well; auto: where there are many masks, neighbours of like size share."""
+    mode: Mode = "auto"
     model: Path | None = None
     """Model file; the embedded one where left out."""
     device: str = "cpu"

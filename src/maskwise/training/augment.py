@@ -29,7 +29,8 @@ def jitter_crop(view: View, settings: AugmentSettings, rng: np.random.Generator)
 def widen_crop(view: View, image_hw: tuple[int, int], settings: AugmentSettings, rng: np.random.Generator) -> View:
     """A square crop inside a larger one, anywhere in it, as where several regions share a view.
 
-    The larger crop is no wider than the image's longer side, and leaves the image no further than the crop in it does.
+    The larger crop is no wider than the image's longer side, and lies in the image where it fits there; else it lies
+    anywhere that leaves as little as possible outside.
 
     Args:
         view: the crop.

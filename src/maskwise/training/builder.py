@@ -41,7 +41,7 @@ def build_network(
     except KeyError as error:
         names = ", ".join(name for name, _ in trunk.named_children())
         raise SettingsError(
-            f"trunk {settings.trunk} has no module {error}; accepted are input, {names} and what lies inside them"
+            f"trunk {settings.trunk} has no module {error}; accepted are input, features, {names} and what lies in them"
         ) from error
     except (ValueError, AssertionError, RuntimeError) as error:
         raise SettingsError(

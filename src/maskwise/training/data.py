@@ -285,10 +285,10 @@ class TrainingRegions(Dataset):
             number = self.draw(rng)
             try:
                 view, pixels, coverage = self._render(self.regions[number], draw, rng)
+                others = tuple(self._others(number, view, rng))
             except ImageError as error:
                 skipped.append(Skipped(str(self.regions[number].image_path), str(error)))
                 continue
-            others = tuple(self._others(number, view, rng))
             return Sample(pixels, coverage, int(self.targets[number]), number, tuple(skipped), others)
         raise InputError(
             f"most images cannot be read: {TRIES} in a row, the last of them: {skipped[-1].why}; mend the data, then"
@@ -318,8 +318,11 @@ class TrainingRegions(Dataset):
         if self._of_image is None:
             return
         for other in self._of_image.of(number, rng)[: LOOKED_AT * wanted].tolist():
+            if not wanted:
+                return
             mask = self.regions[other].read_mask()
-            if wanted and _lies_in(mask, view):
+            image_of(self.regions[other], mask)  # Refuses a mask of another size.
+            if _lies_in(mask, view):
                 coverage = view.cover(sloppy_mask(mask, self.settings.augment, rng))
                 yield Other(coverage, int(self.targets[other]), other, float(self._weights[other]))
                 wanted -= 1

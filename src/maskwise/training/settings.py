@@ -86,7 +86,8 @@ class DataSettings:
     """A class is drawn in proportion to its number of regions to this power: 0 every class alike, 1 as they come."""
     regions_per_view: int = 1
     """As many regions are learned from one view: the one drawn, and others that lie in it, each weighed as its class is
-    drawn. Needs a network whose sites are `features` or none, so that they share one pass of the trunk."""
+    drawn, 1 at most. Their losses add up, so that gradients are larger. Needs a network whose sites are `features` or
+    none, so that they share one pass of the trunk."""
     image_first: bool = False
     """Draw an image of the class, then a region of it (published), instead of a region of the class at once."""
     workers: int = 1
