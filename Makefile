@@ -59,6 +59,8 @@ resnet50: .venv-test/installed
 results: .venv/installed .venv-test/installed
 	$(DEMO)/maskwise evaluate $(MASKWISE_DATA)/coco/val2017 $(MASKWISE_DATA)/coco/annotations/instances_val2017.json \
 		--sloppy -o $(RESULTS)/coco-val2017
+	for mode in shared auto; do $(DEMO)/maskwise evaluate $(MASKWISE_DATA)/coco/val2017 \
+		$(MASKWISE_DATA)/coco/annotations/instances_val2017.json --mode $$mode -o $(RESULTS)/coco-val2017-$$mode || exit 1; done
 	$(DEMO)/maskwise evaluate $(MASKWISE_DATA)/voc2012/val/images --label-maps $(MASKWISE_DATA)/voc2012/val/labels \
 		--classes $(MASKWISE_DATA)/voc2012/classes.txt --ignore background --rename $(VOC_NAMES) --min-area 300 \
 		-o $(RESULTS)/voc2012-val

@@ -38,7 +38,7 @@ def speed() -> dict[str, float]:
     image = load_image("examples/coffee.jpg")
     masks = [Mask.from_file(path) for path in sorted(Path("examples").glob("coffee-*.png"))]
     masks = (masks * REGIONS)[:REGIONS]
-    predictor = Predictor(threads=own_cores())
+    predictor = Predictor(mode="exact", threads=own_cores())
     predictor.predict(image, masks)
     rates = []
     for _ in range(ROUNDS):

@@ -2,13 +2,17 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from maskwise import cli
-from tiny_model import tiny_checkpoint, tiny_model
+from maskwise.commands.mode import Mode
+from maskwise.predictor import MODES
+from tiny_model import SETTINGS, tiny_checkpoint, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +55,25 @@ def test_predict_prints_a_table_and_writes_json_and_picture(photo, model, tmp_pa
     overlay = np.array(Image.open(tmp_path / "out.png"))
     assert overlay.shape == (60, 80, 3)
     assert (overlay != np.array(Image.open(photo))).any()
+
+
+def test_modes_are_those_of_the_predictor():
+    assert get_args(get_args(Mode)[0]) == MODES
+
+
+@pytest.fixture(scope="module")
+def sharing_model(tmp_path_factory):
+    network = replace(SETTINGS.network, sites=("features",))
+    return tiny_model(tmp_path_factory.mktemp("sharing"), replace(SETTINGS, network=network))
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"), [("shared", "2 masks shared 1 view(s); --mode exact gives each its own\n"), ("exact", "")]
+)
+def test_predict_says_where_masks_shared_views(photo, sharing_model, capsys, mode, said):
+    boxes = ["--box", "10,10,20,20", "--box", "12,12,20,20"]
+    assert cli.run(["predict", str(photo), *boxes, "--model", str(sharing_model), "--mode", mode]) == 0
+    assert capsys.readouterr().err == said
 
 
 def test_mask_may_be_repeated(photo, model, tmp_path, capsys):

@@ -16,7 +16,7 @@ from maskwise.regions import Category
 from maskwise.training import loop, watch
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint
-from maskwise.training.data import read_data
+from maskwise.training.data import Draw, TrainingRegions, read_data
 from maskwise.training.holdout import holdout_answers
 from maskwise.training.loop import network_of, train
 from maskwise.training.optimise import losses_of, make_optimiser, rate_factor, set_mode
@@ -80,6 +80,49 @@ def test_mask_branch_learns_which_of_two_objects_is_meant(objects, tmp_path, mer
 
 def test_network_that_ignores_the_mask_cannot_tell(objects, tmp_path):
     assert accuracy(objects, tmp_path, sites=(), pool="mean") < 0.6
+
+
+# Several regions of one view.
+
+
+def of_views(run):
+    """The same run with up to three regions a view, which varies."""
+    network = replace(run.network, sites=("features",), pool="mask")
+    augment = AugmentSettings(widen=2.0)
+    return replace(run, network=network, augment=augment, data=replace(run.data, regions_per_view=3))
+
+
+def test_loss_of_a_step_is_the_weighted_sum_over_regions_by_view(objects, tmp_path, monkeypatch):
+    seen, logged, step = [], [], loop._step
+
+    def watched(run, batch):
+        with torch.no_grad():
+            set_mode(run.bare, head_only=False)
+            each = [run.bare(batch.images[i][None], m[None]) for i, m in zip(batch.image_of, batch.masks, strict=True)]
+        losses = F.cross_entropy(torch.cat(each), batch.targets, reduction="none")
+        right = (torch.cat(each).argmax(dim=1) == batch.targets)[: len(batch.images)].float().mean()
+        seen.append(((losses * batch.weights).sum().item() / len(batch.images), right.item(), len(batch.masks)))
+        values = step(run, batch)
+        logged.append((values["train/loss"].item(), values["train/accuracy"].item()))
+        return values
+
+    monkeypatch.setattr(loop, "_step", watched)
+    train(of_views(settings(objects, label_smoothing=0.0, steps=4)), tmp_path)
+    assert any(count > 4 for _, _, count in seen)  # More regions than views.
+    for (loss, right, _), found in zip(seen, logged, strict=True):
+        assert found == (pytest.approx(loss, rel=1e-4), pytest.approx(right))
+
+
+def test_views_of_several_regions_are_widened_as_told(objects):
+    run = of_views(settings(objects))
+    run = replace(run, view=ViewSettings(size=32, context=1.0, min_side=1))
+    still = replace(run, augment=replace(run.augment, widen=1.0))
+    split = read_data(run.data)
+    shares = [
+        np.mean([(TrainingRegions(split, each)[Draw(number)].coverage > 0).mean() for number in range(20)])
+        for each in (still, run)
+    ]
+    assert shares[1] < 0.8 * shares[0]
 
 
 # Going on with a run.

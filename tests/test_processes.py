@@ -16,7 +16,7 @@ from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import read_data
 from maskwise.training.loop import train
 from maskwise.training.settings import AugmentSettings, NetworkSettings, TeacherSettings
-from test_loop import settings
+from test_loop import of_views, settings
 from test_resume import curve
 from tiny_model import tiny_model
 from two_objects import write_two_objects
@@ -52,8 +52,10 @@ def close(one, other):
     return one.record, other.record
 
 
-def test_two_processes_train_as_one(objects, tmp_path):
+@pytest.mark.parametrize("several", [False, True], ids=["one region a view", "three"])
+def test_two_processes_train_as_one(objects, tmp_path, several):
     run = replace(together(objects), teacher=TeacherSettings(model=str(tiny_model(tmp_path))))
+    run = of_views(run) if several else run
     recipe, folder = write_recipe(run, tmp_path / "run.toml"), tmp_path / "two"
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "maskwise")
     subprocess.run([sys.executable, *launch, "train", str(recipe), "-o", str(folder)], check=True, timeout=240)

@@ -85,7 +85,7 @@ class Command:
             write_overlay(self.overlay, image, masks, predictions)
         print_table([name for name, _ in regions], predictions)
         if (views := len(predictor.plan(masks))) < len(masks):
-            print(f"{len(masks)} masks shared {views} views; --mode exact gives each its own", file=sys.stderr)
+            print(f"{len(masks)} masks shared {views} view(s); --mode exact gives each its own", file=sys.stderr)
 
     def _regions(self, image_hw: tuple[int, int]) -> list[tuple[str, Mask]]:
         """All regions asked for, each with what to call it."""
