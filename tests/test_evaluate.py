@@ -18,7 +18,7 @@ from maskwise.masks import Mask
 from maskwise.modelfile import ModelInfo
 from maskwise.predictor import Predictor
 from maskwise.regions import Category, LabelledRegion, Regions, RegionSet
-from maskwise.report import write_report
+from maskwise.report import markdown, write_report
 from maskwise.views import ViewSettings
 
 CLASSES = ("cat", "dog", "cow")
@@ -28,7 +28,8 @@ SIDE = 40
 class FakePredictor(Predictor):
     """Calls a region by the image's colour at its first pixel: red 0 is cat, 1 dog, 2 cow. Is 80 % sure."""
 
-    def __init__(self, classes: tuple[str, ...] = CLASSES):
+    def __init__(self, classes: tuple[str, ...] = CLASSES, mode: str = "exact"):
+        self.mode = mode
         categories = tuple(Category(10 * i, name) for i, name in enumerate(classes))
         self.info = ModelInfo(name="by colour", categories=categories, view=ViewSettings())
 
@@ -97,6 +98,13 @@ def test_classes_tell_what_they_are_taken_for(four_images: RegionSet):
         {"true": "cat", "predicted": "dog", "count": 2},
         {"true": "cat", "predicted": "cow", "count": 1},
     ]
+
+
+@pytest.mark.parametrize(("mode", "said"), [("exact", False), ("shared", True)])
+def test_page_says_where_regions_shared_views(four_images, mode, said):
+    report = evaluate(FakePredictor(mode=mode), four_images).report
+    assert report["mode"] == mode
+    assert (f"Regions of an image share views (mode {mode})." in markdown(report)) == said
 
 
 class ByArea(FakePredictor):
