@@ -332,7 +332,7 @@ def test_dropout_reaches_the_embedding_in_training_alone():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"sites": ("layer9",)}, r"trunk resnet18 has no module 'layer9'; accepted are input, conv1, bn1"),
+        ({"sites": ("layer9",)}, r"trunk resnet18 has no module 'layer9'; accepted are input, features, conv1, bn1"),
         ({"trunk": "resnet999"}, r"trunk 'resnet999' is not a model of timm"),
         ({"trunk_options": {"wings": 2}}, "resnet18 does not take trunk_options"),
         ({"sites": ("layer1",), "branch_stride": 2}, r"branch_stride 2 fits features at half .*; layer1 is at 1/4"),
