@@ -85,8 +85,8 @@ def page(lines: list[dict[str, Any]]) -> str:
     return (
         "# Trials of the model to embed\n\n"
         "Held-out: regions of images of COCO train2017 that the run did not learn from; what is kept is chosen by them"
-        " alone, among runs with as many. Val: coco/val2017, with 95 % intervals, measured for what is kept. Seconds are"
-        " of the loop on two shared cores, a teacher's embeddings not counted.\n\n" + table(header, rows) + "\n"
+        " alone, among runs with as many. Val: coco/val2017, with 95 % intervals, measured for what is kept. Seconds"
+        " are of the loop on two shared cores, a teacher's embeddings not counted.\n\n" + table(header, rows) + "\n"
     )
 
 
