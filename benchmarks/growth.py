@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import in_own_process, own_cores, peak_megabytes, surroundings
+from machine import in_own_process, own_cores, peak_megabytes, surroundings, write_results
 from scenes import write_scenes
 
 from maskwise import Predictor
@@ -112,14 +112,7 @@ def write(found: dict[str, Any], output: Path) -> None:
     """Write figures, table and picture, and print the table."""
     from growth_page import figure, page  # Not above: drawing would count as memory of what is measured.
 
-    from maskwise.files import make_folder, write_json, write_text
-    from maskwise.report import save_figure
-
-    folder = make_folder(output)
-    write_json(folder / "growth.json", found)
-    write_text(folder / "growth.md", page(found))
-    save_figure(figure(found), folder / "growth.png")
-    print(page(found))
+    write_results(output, "growth", found, page(found), figure(found))
 
 
 if __name__ == "__main__":

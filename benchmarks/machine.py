@@ -9,7 +9,10 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def processor() -> str:
@@ -72,3 +75,15 @@ def in_own_process(script: str, *args: object, cores: int | None = None) -> Any:
 def own_cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def write_results(output: Path, name: str, found: dict[str, Any], page: str, figure: Figure) -> None:
+    """Write figures, table and picture of a benchmark under its name, and print the table."""
+    from maskwise.files import make_folder, write_json, write_text  # Not above: their imports would be measured too.
+    from maskwise.report import save_figure
+
+    folder = make_folder(output)
+    write_json(folder / f"{name}.json", found)
+    write_text(folder / f"{name}.md", page)
+    save_figure(figure, folder / f"{name}.png")
+    print(page)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import in_own_process, own_cores, peak_megabytes, surroundings
+from machine import in_own_process, own_cores, peak_megabytes, surroundings, write_results
 from parts import parts
 from scenes import read_scene, write_scenes
 from ways import ENOUGH, FEW, MODES, WAYS, Ready, Way, Work, open_files, usable
@@ -161,14 +161,7 @@ def write(found: dict[str, Any], output: Path) -> None:
     """Write figures, table and picture, and print the table."""
     from speed_page import figure, page  # Not above: drawing would count as memory of what is measured.
 
-    from maskwise.files import make_folder, write_json, write_text
-    from maskwise.report import save_figure
-
-    folder = make_folder(output)
-    write_json(folder / "speed.json", found)
-    write_text(folder / "speed.md", page(found))
-    save_figure(figure(found), folder / "speed.png")
-    print(page(found))
+    write_results(output, "speed", found, page(found), figure(found))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ TOLERANCE = 1e-3
 FP16_TOLERANCE = 2e-2
 """The same where weights are stored in halves (11 bits each)."""
 INT8_COST = 0.005
-"""Accuracy that int8 may lose on the held-out regions to be chosen: at most half a point."""
+"""Accuracy that int8 may lose on the held-out regions to be chosen (half a point)."""
 CALIBRATION_REGIONS = 256
 
 
@@ -200,8 +200,7 @@ def _store(
         quantise(plain, small, split, checkpoint)
     answers = {name: graph_answers(path, split, checkpoint) for name, path in (("fp16", halves), ("int8", small))}
     accuracies = {name: round(found.accuracy, 4) for name, found in answers.items()}
-    cost = round(accuracies["fp16"] - accuracies["int8"], 4)
-    chosen = "int8" if storage == "int8" or cost <= INT8_COST else "fp16"
+    chosen = "int8" if storage == "int8" or accuracies["fp16"] - accuracies["int8"] < INT8_COST else "fp16"
     found = answers[chosen]
     weights = split.holding(found.numbers.tolist()).calibration_weights(checkpoint.settings.data.class_power)
     temperature = fit_temperature(found.logits.numpy(), found.targets.numpy(), weights.numpy())
