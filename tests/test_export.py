@@ -4,6 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from timm.models.vision_transformer import LayerScale
 
 from maskwise.errors import ModelError
 from maskwise.modelfile import feed, open_model
@@ -51,6 +52,17 @@ def test_whole_image_model_takes_any_size(tmp_path):
         images, masks = views(2, height, width)
         got = session.run(["logits"], feed(images, masks))[0]
         np.testing.assert_allclose(got, torch_logits(checkpoint, images, masks), rtol=1e-3, atol=1e-4)
+
+
+def test_scales_of_a_vits_blocks_become_part_of_the_layers_before_them(tmp_path):
+    vit = {"trunk": "vit_tiny_patch16_224", "trunk_options": {"img_size": 64, "depth": 2, "init_values": 0.3}}
+    settings = replace(SETTINGS, network=replace(SETTINGS.network, sites=("features",), **vit))
+    network = network_of(load_checkpoint(tiny_checkpoint(tmp_path / "c.safetensors", settings)))
+    folded, (images, masks) = export._folded(network), map(torch.from_numpy, views())
+    scales = [sum(isinstance(module, LayerScale) for module in one.modules()) for one in (network, folded)]
+    assert scales == [4, 0]
+    with torch.no_grad():
+        torch.testing.assert_close(folded(images, masks), network(images, masks), rtol=1e-4, atol=1e-5)
 
 
 def test_metadata_carry_all_that_naming_needs(tmp_path):

@@ -99,7 +99,7 @@ class stop_after:  # noqa: N801 (a function that can be sent to another process)
     def __call__(self, reached):
         import signal
 
-        really = loop._step
+        really = loop.take_step
 
         def step(run, batch):
             if run.step == self.step:
@@ -107,7 +107,7 @@ class stop_after:  # noqa: N801 (a function that can be sent to another process)
                 signal.pause()
             return really(run, batch)
 
-        loop._step = step
+        loop.take_step = step
 
 
 def test_error_in_one_process_ends_the_others(objects, tmp_path):

@@ -5,6 +5,7 @@ The geometry stands here once; training and prediction both use it and so cannot
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,11 @@ from maskwise.sums import Sums
 PADDING_RGB = (124, 116, 104)
 """What lies outside the image: the mean colour of ImageNet, which normalises to about nothing."""
 LEAST_SCALE = 4
-"""Views that show so many image pixels in one, along each side, are made of sums. Below, resizing is as fast."""
+"""Pixels that show so many of the image, along each side, are made of sums. Below, resizing is as fast."""
+
+Part = tuple[slice, slice]
+"""Rows and columns."""
+ALL: Part = (slice(None), slice(None))
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,23 @@ class View:
         return self._flipped(pixels)
 
     def cover(self, mask: Mask) -> UInt8[np.ndarray, "h w"]:
-        """How much of each pixel of the view a region covers (0 none, 255 all)."""
-        if self._scale >= LEAST_SCALE:
-            coverage = self._means(Sums(mask.bits.view(np.uint8) * 255), mask.box_xywh[:2], mask.bits.shape, 0)
-        else:
-            coverage = self._resize(mask.crop(*self.box_xyxy).view(np.uint8) * 255)
+        """How much of each pixel of the view a region covers (0 none, 255 all).
+
+        Where the view shrinks the image, only what the region's box touches is computed.
+        """
+        if self._scale <= 1:
+            return self._flipped(self._resize(mask.crop(*self.box_xyxy).view(np.uint8) * 255))
+        coverage, part = np.zeros(self.size_hw, dtype=np.uint8), self._touched(mask.box_xywh)
+        sums = Sums(mask.bits.view(np.uint8) * 255)
+        coverage[part] = self._means(sums, mask.box_xywh[:2], mask.bits.shape, 0, part)
         return self._flipped(coverage)
+
+    def _touched(self, box_xywh: tuple[int, int, int, int]) -> Part:
+        """Rows and columns of the view that show a part of a box of the image."""
+        x, y, w, h = box_xywh
+        x0, y0, x1, y1 = self.box_xyxy
+        height, width = self.size_hw
+        return _cells(y - y0, h, (y1 - y0) / height, height), _cells(x - x0, w, (x1 - x0) / width, width)
 
     def _flipped(self, array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array[:, ::-1] if self.flip else array)
@@ -95,24 +111,37 @@ class View:
         return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
     def _means(
-        self, sums: Sums, corner_xy: tuple[int, int], inner_hw: tuple[int, int], padding: int | tuple[int, ...]
+        self,
+        sums: Sums,
+        corner_xy: tuple[int, int],
+        inner_hw: tuple[int, int],
+        padding: int | tuple[int, ...],
+        part: Part = ALL,
     ) -> np.ndarray:
-        """The mean over every pixel of the view of an array that lies somewhere in the image.
+        """The mean over every pixel of a part of the view of an array that lies somewhere in the image.
 
         Args:
             sums: of the array.
             corner_xy: where its first pixel lies in the image, pixels.
             inner_hw: its height and width, pixels.
             padding: the value outside it.
+            part: rows and columns of the view.
         """
         x0, y0, x1, y1 = self.box_xyxy
-        ys = np.linspace(y0, y1, self.size_hw[0] + 1) - corner_xy[1]
-        xs = np.linspace(x0, x1, self.size_hw[1] + 1) - corner_xy[0]
+        (top, bottom, _), (left, right, _) = (s.indices(n) for s, n in zip(part, self.size_hw, strict=True))
+        ys = np.linspace(y0, y1, self.size_hw[0] + 1)[top : bottom + 1] - corner_xy[1]
+        xs = np.linspace(x0, x1, self.size_hw[1] + 1)[left : right + 1] - corner_xy[0]
         whole = (y1 - y0) * (x1 - x0) / (self.size_hw[0] * self.size_hw[1])
         inside = np.diff(np.clip(ys, 0, inner_hw[0]))[:, None] * np.diff(np.clip(xs, 0, inner_hw[1]))
         outside = whole - inside
         sum_ = sums.over(ys, xs) + (outside[..., None] if np.ndim(padding) else outside) * np.array(padding)
         return (sum_ / whole + 0.5).astype(np.uint8)
+
+
+def _cells(start: float, length: float, step: float, count: int) -> slice:
+    """Which of `count` cells, each `step` long, the interval [start, start + length) touches."""
+    first, last = (min(max(edge / step, 0), count) for edge in (start, start + length))
+    return slice(math.floor(first), math.ceil(last))
 
 
 @dataclass(frozen=True, kw_only=True)

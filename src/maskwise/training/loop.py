@@ -82,7 +82,7 @@ def train(settings: TrainSettings, folder: Path) -> Path:
         for name in (CHECKPOINT, FINAL, TEACHER):
             remove_leftovers(folder / name)
     with others_may_end(accelerator):
-        run = _start(settings, split, folder, accelerator)
+        run = start_run(settings, split, folder, accelerator)
         with _open_log(run) as log:
             _steps(run, log)
         final = _finish(run)
@@ -97,7 +97,7 @@ def train(settings: TrainSettings, folder: Path) -> Path:
 
 
 @contextmanager
-def _open_log(run: _Run) -> Iterator[SummaryWriter | None]:
+def _open_log(run: Run) -> Iterator[SummaryWriter | None]:
     """The TensorBoard log, of the main process; points of steps that a killed run did after its checkpoint are hidden.
 
     Raises:
@@ -125,7 +125,7 @@ def _open_log(run: _Run) -> Iterator[SummaryWriter | None]:
 
 
 @dataclass
-class _Run:
+class Run:
     """What changes while training, in one place."""
 
     settings: TrainSettings
@@ -150,6 +150,7 @@ class _Run:
         return self.bare if self.average is None else self.average.module
 
     def checkpoint(self) -> Checkpoint:
+        """All that going on needs."""
         tensors = {f"model.{name}": t for name, t in self.bare.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": t for name, t in self.average.module.state_dict().items()}
@@ -158,7 +159,8 @@ class _Run:
         return Checkpoint(self.settings, self.split.categories, self.step, 1.0, self.record, tensors)
 
 
-def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: accelerate.Accelerator) -> _Run:
+def start_run(settings: TrainSettings, split: Split, folder: Path, accelerator: accelerate.Accelerator) -> Run:
+    """A run ready for its next step, which a checkpoint in the folder decides; arguments and errors as in `train`."""
     torch.manual_seed(settings.schedule.seed)
     kept = load_checkpoint(folder / CHECKPOINT) if (folder / CHECKPOINT).is_file() else None
     if accelerator.num_processes > 1:
@@ -198,7 +200,7 @@ def _start(settings: TrainSettings, split: Split, folder: Path, accelerator: acc
         record["teacher_sha256"] = teacher.sha256
     embeddings = None if teacher is None else teacher.embeddings.to(accelerator.device)
     frozen = _frozen(network, settings, accelerator)
-    run = _Run(settings, split, folder, accelerator, network, average, optimiser, embeddings, frozen, record=record)
+    run = Run(settings, split, folder, accelerator, network, average, optimiser, embeddings, frozen, record=record)
     if kept:
         _resume(run, kept)
     if teacher is not None and accelerator.is_main_process:
@@ -222,7 +224,7 @@ def probe_size(settings: TrainSettings) -> int:
     return settings.view.size if settings.view.kind == "crop" else 224
 
 
-def _resume(run: _Run, checkpoint: Checkpoint) -> None:
+def _resume(run: Run, checkpoint: Checkpoint) -> None:
     same = replace(
         checkpoint.settings,
         run=run.settings.run,
@@ -247,7 +249,7 @@ def _resume(run: _Run, checkpoint: Checkpoint) -> None:
     run.skipped = SkippedImages(checkpoint.record.get("skipped_images"))
 
 
-def _steps(run: _Run, log: SummaryWriter | None) -> None:
+def _steps(run: Run, log: SummaryWriter | None) -> None:
     settings, schedule = run.settings, run.settings.schedule
     draws = Draws(settings, run.step, run.accelerator.process_index, run.accelerator.num_processes)
     batches = read_batches(TrainingRegions(run.split, settings), settings.data.workers, batch_sampler=draws)
@@ -265,7 +267,7 @@ def _steps(run: _Run, log: SummaryWriter | None) -> None:
     with progress:
         for batch in batches:
             run.skipped.count(batch)
-            values = _step(run, batch)
+            values = take_step(run, batch)
             speed.images += batch_shape(settings, run.step)[1]
             run.step += 1
             progress.update(schedule.batch_size)
@@ -286,7 +288,7 @@ def _steps(run: _Run, log: SummaryWriter | None) -> None:
                         run.checkpoint().save(run.folder / CHECKPOINT)
 
 
-def _validate(run: _Run, log: SummaryWriter | None) -> str:
+def _validate(run: Run, log: SummaryWriter | None) -> str:
     """Log how the held-out regions are named, and draw the worst; gives the main figures as words."""
     logits, targets = _holdout_logits(run)
     values = holdout_scalars(logits, targets, run.split.names)
@@ -298,7 +300,7 @@ def _validate(run: _Run, log: SummaryWriter | None) -> str:
     return "held-out accuracy {holdout/accuracy:.3f}, mean over classes {holdout/accuracy_classes:.3f}".format(**values)
 
 
-def _log(run: _Run, log: SummaryWriter | None, values: dict[str, float]) -> None:
+def _log(run: Run, log: SummaryWriter | None, values: dict[str, float]) -> None:
     if log is not None:
         for group in run.optimiser.param_groups:
             values[f"rate/{group['peak_lr']:g}"] = group["lr"]
@@ -306,7 +308,7 @@ def _log(run: _Run, log: SummaryWriter | None, values: dict[str, float]) -> None
             log.add_scalar(name, value, run.step)
 
 
-def _step(run: _Run, batch: Batch) -> dict[str, Tensor]:
+def take_step(run: Run, batch: Batch) -> dict[str, Tensor]:
     """One optimiser step; gives what is logged of it, whose mean over the processes is the whole batch's."""
     schedule, accelerator = run.settings.schedule, run.accelerator
     device = accelerator.device
@@ -340,14 +342,14 @@ def _step(run: _Run, batch: Batch) -> dict[str, Tensor]:
     return {name: value.detach() * share for name, value in values.items()}
 
 
-def _average(run: _Run) -> None:
+def _average(run: Run) -> None:
     if run.average is not None:
         # An average that begins with the random head would carry it along for long.
         young = run.step < min(100, run.settings.schedule.steps // 2)
         run.average.module.load_state_dict(run.bare.state_dict()) if young else run.average.update_parameters(run.bare)
 
 
-def _holdout_logits(run: _Run) -> tuple[Tensor, Tensor]:
+def _holdout_logits(run: Run) -> tuple[Tensor, Tensor]:
     """Logits (N x classes) and class indices (N) of the run's held-out regions; all processes must call.
 
     Regions whose images cannot be read are left out of the run's split from here on.
@@ -358,7 +360,7 @@ def _holdout_logits(run: _Run) -> tuple[Tensor, Tensor]:
     return answers.logits, answers.targets
 
 
-def _finish(run: _Run) -> Checkpoint:
+def _finish(run: Run) -> Checkpoint:
     """Calibrate and keep only the weights to use."""
     temperature = 1.0
     if run.split.holdout:

@@ -1,0 +1,232 @@
+"""Whether reading and varying images keeps the trunk busy while training, and the hours that whole COCO would take.
+
+Steps on real batches and on random tensors of their very shape take turns in one process. What making a sample costs is
+measured apart, on one core. Run from the repository's root:
+python benchmarks/training.py -o benchmarks/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from machine import described, surroundings
+
+from maskwise.files import make_folder, write_json, write_text
+from maskwise.images import load_image
+from maskwise.report import table
+from maskwise.training.augment import jitter_colours, window_batch
+from maskwise.training.batches import Batch, read_batches
+from maskwise.training.data import Draw, Draws, TrainingRegions, read_data
+from maskwise.training.loop import Run, start_run, take_step
+from maskwise.training.processes import make_accelerator
+from maskwise.training.settings import TrainSettings, read_recipe
+
+RECIPES = ("coco-resnet50", "dinov2")
+"""Whose steps are measured."""
+WHOLE = ("coco-resnet50", "published-add-first")
+"""Whose hours on whole COCO are predicted."""
+PUBLISHED_RATE = 90 * 1_281_167 / (8.75 * 3600)
+"""Images of 224 x 224 a second that train a ResNet-50 on one A100 in mixed precision: 90 times ImageNet in 8.75 hours.
+
+Source: NVIDIA, ResNet v1.5 for MXNet, performance (catalog.ngc.nvidia.com). An H200 is faster.
+"""
+GPU_CORES = 16
+SAMPLES = 300
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Training steps, in images a second: medians, and the median of each round's ratio."""
+
+    recipe: str
+    batch_size: int
+    real_per_s: float
+    random_per_s: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Making:
+    """Milliseconds of one core for a sample, and for its parts.
+
+    Attributes:
+        sample: all of it.
+        decoding: of its image.
+        colours: varying them.
+        half: share of the samples whose view shows at least two image pixels in one, each way: a JPEG could be decoded
+            at half its size for them.
+    """
+
+    recipe: str
+    sample: float
+    decoding: float
+    colours: float
+    half: float
+
+
+def settings_of(recipe: str, steps: int) -> TrainSettings:
+    """A recipe's settings for this machine: on a processor batches of 32, and one worker. Weights are random."""
+    settings = read_recipe(Path("recipes") / f"{recipe}.toml")
+    schedule = replace(settings.schedule, steps=steps, head_steps=0, warmup_steps=0)
+    if not torch.cuda.is_available():
+        schedule = replace(schedule, batch_size=32)
+        settings = replace(settings, data=replace(settings.data, workers=1))
+    return replace(settings, weights="random", schedule=schedule)
+
+
+def random_like(batch: Batch) -> Batch:
+    """A batch of noise in the shape of another; what each mask lies in, targets and weights are the other's."""
+    noise = {name: torch.randint_like(getattr(batch, name), 0, 256) for name in ("images", "masks")}
+    return replace(batch, **noise)
+
+
+def rate(run: Run, batches: Iterator[Batch], steps: int) -> float:
+    """Images a second that steps on batches take, the waiting for them included."""
+    take_step(run, next(batches))  # The first waits for the workers to start.
+    started = time.perf_counter()
+    for batch in itertools.islice(batches, steps):
+        take_step(run, batch)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return steps * run.settings.schedule.batch_size / (time.perf_counter() - started)
+
+
+def real_batches(run: Run) -> Iterator[Batch]:
+    """Batches as training gets them."""
+    draws = Draws(run.settings, 0)
+    return read_batches(TrainingRegions(run.split, run.settings), run.settings.data.workers, batch_sampler=draws)
+
+
+def measure_steps(recipe: str, rounds: int, steps: int) -> Steps:
+    """Steps on real batches and on noise, in turn."""
+    settings = settings_of(recipe, steps + 2)
+    rates: dict[str, list[float]] = {"real": [], "random": []}
+    with tempfile.TemporaryDirectory() as folder:
+        run = start_run(settings, read_data(settings.data), Path(folder), make_accelerator("auto", bf16=True))
+        noise = itertools.repeat(random_like(next(real_batches(run))))
+        rate(run, noise, 1)
+        for _ in range(rounds):
+            rates["real"].append(rate(run, real_batches(run), steps))
+            rates["random"].append(rate(run, noise, steps))
+    ratios = np.divide(rates["real"], rates["random"])
+    return Steps(
+        recipe,
+        settings.schedule.batch_size,
+        *(float(np.median(rates[kind])) for kind in rates),
+        float(np.median(ratios)),
+    )
+
+
+def processor_ms(work: Any, times: int) -> float:
+    """Milliseconds of processor time that each call takes, given its number."""
+    started = time.process_time()
+    for number in range(times):
+        work(number)
+    return (time.process_time() - started) / times * 1e3
+
+
+def measure_making(recipe: str) -> Making:
+    """What samples cost one core."""
+    settings = settings_of(recipe, SAMPLES)
+    split = read_data(settings.data)
+    regions = TrainingRegions(split, settings)
+    regions[Draw(0)]
+    drawn = [split.train[regions.draw(np.random.default_rng(number))] for number in range(SAMPLES)]
+    views = [settings.view.view(region.read_mask()) for region in drawn]
+    pixels = regions[Draw(0)].pixels
+    rng = np.random.default_rng(0)
+    return Making(
+        recipe,
+        processor_ms(lambda number: regions[Draw(number)], SAMPLES),
+        processor_ms(lambda number: load_image(drawn[number].image_path), SAMPLES),
+        processor_ms(lambda _: jitter_colours(pixels, settings.augment, rng), SAMPLES),
+        float(np.mean([view.box_xyxy[2] - view.box_xyxy[0] >= 2 * view.size_hw[1] for view in views])),
+    )
+
+
+def pictures(settings: TrainSettings) -> float:
+    """How many images of 224 x 224 a run goes through, by pixels; of windows, by a thousand draws of their size."""
+    schedule, window = settings.schedule, settings.window
+    if not window.enabled:
+        return schedule.steps * schedule.batch_size * settings.view.size**2 / 224**2
+    drawn = [window_batch(window, schedule.batch_size, np.random.default_rng(number)) for number in range(1000)]
+    return schedule.steps * float(np.mean([h * w * count for (h, w), count in drawn])) / 224**2
+
+
+def hours(recipe: str, making: Making) -> dict[str, Any]:
+    """What a run on whole COCO takes one GPU, and whether its cores can keep up."""
+    wanted = pictures(read_recipe(Path("recipes") / f"{recipe}.toml"))
+    return {
+        "recipe": recipe,
+        "pictures": wanted,
+        "gpu_hours": wanted / PUBLISHED_RATE / 3600,
+        "samples_per_s": GPU_CORES / making.sample * 1e3,
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """The tables to read."""
+    steps = [
+        (f"`recipes/{s['recipe']}.toml`", s["batch_size"], f"{s['real_per_s']:.1f}", f"{s['random_per_s']:.1f}",
+         f"{100 * s['ratio']:.0f} %")
+        for s in found["steps"]
+    ]  # fmt: skip
+    making = [
+        (f"`recipes/{m['recipe']}.toml`", f"{m['sample']:.1f}", f"{m['decoding']:.1f}", f"{m['colours']:.1f}",
+         f"{100 * m['half']:.0f} %")
+        for m in found["making"]
+    ]  # fmt: skip
+    whole = [
+        (f"`recipes/{h['recipe']}.toml`", f"{h['pictures'] / 1e6:.1f} million", f"{h['gpu_hours']:.1f}")
+        for h in found["whole"]
+    ]
+    return "\n\n".join([
+        "# Does training wait for its images?",
+        f"{described(found)} Steps on real images and on noise of the same shape take turns in one process"
+        f" ({found['rounds']} rounds of {found['steps_a_round']} steps); figures are medians, the share is the median"
+        " of each round's. The worker that makes samples has the same cores as the network.",
+        table(("recipe", "views a step", "real images: views/s", "noise: views/s", "share"), steps),
+        "What a sample costs one core, in milliseconds of processor time (a view of several regions is one sample). At"
+        " half size: samples whose view shows at least two image pixels in one, so that its JPEG could be decoded at"
+        " half its size.",
+        table(("recipe", "sample", "of which decoding", "of which colours", "at half size"), making),
+        f"Whole COCO on one GPU, predicted and not run: an A100 trains a ResNet-50 on {PUBLISHED_RATE:,.0f} images of"
+        " 224 x 224 a second (NVIDIA's figure for MXNet; an H200 is faster), and time goes by pixels."
+        f" {GPU_CORES} cores make {found['whole'][0]['samples_per_s']:,.0f} samples a second at the cost above.",
+        table(("recipe", "images of 224 x 224", "hours"), whole),
+    ]) + "\n"  # fmt: skip
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder; made if missing")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8, help="of a round")
+    args = parser.parse_args()
+    found: dict[str, Any] = surroundings("torch", "torchvision", "timm", "opencv-python-headless", "pillow")
+    found |= {"rounds": args.rounds, "steps_a_round": args.steps}
+    found["steps"] = [asdict(measure_steps(recipe, args.rounds, args.steps)) for recipe in RECIPES]
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    makings = [measure_making(recipe) for recipe in RECIPES]
+    found["making"] = [asdict(making) for making in makings]
+    found["whole"] = [hours(recipe, makings[0]) for recipe in WHOLE]
+    folder = make_folder(args.output)
+    write_json(folder / "training.json", found)
+    write_text(folder / "training.md", page(found))
+    print(page(found))
+
+
+if __name__ == "__main__":
+    main()
