@@ -11,6 +11,7 @@ python benchmarks/fit.py -o benchmarks/results/fit --fine-tuned camvid=runs/camv
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import time
 from dataclasses import dataclass
@@ -90,7 +91,8 @@ def resnet50(path: Path) -> Path:
 def embedded(name: str, part: str, method: str, model: Path, cache: Path) -> Embedded:
     """A part's embeddings, kept in a file between runs."""
     regions = read(name, part)
-    path = cache / f"{name}-{part}-{method}.npz"
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()[:8]
+    path = cache / f"{name}-{part}-{method}-{digest}.npz"
     if not path.is_file():
         started = time.monotonic()
         rows = embed_regions(Predictor(model, mode="exact"), regions.regions, what=f"{name} {part}, {method}")
