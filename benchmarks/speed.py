@@ -21,7 +21,7 @@ from parts import parts
 from scenes import read_scene, write_scenes
 from ways import ENOUGH, FEW, MODES, WAYS, Ready, Way, Work, open_files, usable
 
-ROUNDS = {1: 7, FEW: 3, ENOUGH: 3, 100: 3}
+ROUNDS = {1: 9, FEW: 5, ENOUGH: 5, 100: 5}
 """Rounds for each number of masks."""
 COMMAND_ROUNDS = 9
 LARGE_HW = (3000, 4000)

@@ -12,10 +12,14 @@ import speed
 import speed_page
 import torch
 import torch_ways
+import training
 from machine import in_own_process, peak_megabytes
 
 from maskwise import load_image
 from maskwise.coco import read_coco
+from maskwise.training.batches import Sample, collate
+from maskwise.training.settings import ScheduleSettings, TrainSettings, WindowSettings
+from maskwise.views import ViewSettings
 
 
 def test_made_masks_have_sizes_like_cocos():
@@ -135,3 +139,35 @@ def test_page_of_growth_gives_the_slope_of_each_image():
     text = growth_page.page({**found, "by_images": lines, "by_masks": lines})
     assert "10 ms of processor time (R² 1.0000) and 1 kB of memory for each further image" in text
     assert len(growth_page.figure({**found, "by_images": lines, "by_masks": lines}).axes) == 4
+
+
+def test_hours_go_by_pixels_and_those_of_windows_by_their_size():
+    schedule = ScheduleSettings(steps=10, batch_size=8)
+    assert training.pictures(TrainSettings(view=ViewSettings(size=112), schedule=schedule)) == pytest.approx(20)
+    window = WindowSettings(enabled=True, min_side=448, max_side=448, max_pixels=3 * 448 * 448)
+    windows = TrainSettings(view=ViewSettings(kind="whole"), window=window, schedule=schedule)
+    assert training.pictures(windows) == pytest.approx(10 * 3 * 4)
+
+
+def test_noise_has_the_shape_and_the_targets_of_the_batch_it_stands_for():
+    black = np.zeros((16, 16, 3), np.uint8)
+    batch = collate([Sample(black, black[..., 0], target, number) for number, target in enumerate((5, 7))])
+    noise = training.random_like(batch)
+    assert (noise.images.shape, noise.images.dtype) == (batch.images.shape, batch.images.dtype)
+    assert noise.images.float().mean() > 100
+    assert noise.masks.float().mean() > 100
+    assert noise.targets.tolist() == [5, 7]
+
+
+def test_page_of_training_gives_the_share_and_the_hours():
+    found = {
+        **RECORD,
+        "rounds": 3,
+        "steps_a_round": 4,
+        "steps": [{"recipe": "a", "batch_size": 32, "real_per_s": 9.5, "random_per_s": 10.0, "ratio": 0.953}],
+        "making": [{"recipe": "a", "sample": 4.0, "decoding": 2.0, "colours": 1.0, "half": 0.25}],
+        "whole": [{"recipe": "a", "pictures": 2e6, "gpu_hours": 1.25, "samples_per_s": 4000.0}],
+    }
+    text = training.page(found)
+    assert "| `recipes/a.toml` | 32 | 9.5 | 10.0 | 95 % |" in text
+    assert "| `recipes/a.toml` | 2.0 million | 1.2 |" in text

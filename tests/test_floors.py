@@ -27,6 +27,7 @@ FLOORS = [
     {"__main__"},
 ]
 USE_TRAINING = {
+    "maskwise.commands.average",
     "maskwise.commands.train",
     "maskwise.commands.export",
     "maskwise.commands.compare",

@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": "measure a model on labelled regions",
     "fit": "make a model of your own classes from a few labelled regions",
     "train": "train a model on COCO files and label maps",
+    "average": "make one model of several runs",
     "export": "make a model file of a training checkpoint",
     "compare": "train variants alike and judge them on the same regions",
     "import-eppel": "make a checkpoint of the author's published weights",

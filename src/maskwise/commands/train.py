@@ -42,19 +42,14 @@ class Command:
             self._look()
             return
         try:
-            from maskwise.training.export import export_model
+            from maskwise.training.export import export_run
             from maskwise.training.loop import train
             from maskwise.training.processes import is_main
         except ModuleNotFoundError as error:
             raise needs_train(error) from error
         final = train(self.settings, self.output)
-        if not is_main():
-            return
-        report = export_model(final, self.output / "model.onnx", self.settings.run.export)
-        print(
-            f"{self.output / 'model.onnx'}: {report.megabytes} MB, {report.storage};"
-            f" held-out accuracies {report.accuracies or 'not measured'}"
-        )
+        if is_main():
+            print(export_run(final))
 
     def _look(self) -> None:
         try:

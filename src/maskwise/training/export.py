@@ -18,14 +18,13 @@ from onnx import numpy_helper
 from timm.models.vision_transformer import Block, LayerScale
 from torch import Tensor, nn
 
-from maskwise.calibration import fit_temperature
 from maskwise.errors import ModelError
 from maskwise.files import whole_file
 from maskwise.modelfile import INPUTS, OUTPUTS, ModelInfo, feed
 from maskwise.training.batches import Sample
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint
 from maskwise.training.data import PlainRegions, Split, read_data
-from maskwise.training.holdout import Answers, holdout_answers
+from maskwise.training.holdout import Answers, holdout_answers, temperature_of
 from maskwise.training.loop import network_of, probe_size
 from maskwise.training.network import RegionClassifier
 
@@ -108,6 +107,25 @@ def export_model(checkpoint_path: Path, output: Path, storage: Storage = "auto")
         with whole_file(output) as temporary:
             onnx.save(model, temporary)
     return ExportReport(storage, difference, accuracies, round(output.stat().st_size / 1e6, 1))
+
+
+def export_run(final: Path) -> str:
+    """Write the model file of a run that has ended, `model.onnx` beside its final checkpoint, as its settings say.
+
+    Args:
+        final: the checkpoint.
+
+    Returns:
+        A line that says how it went.
+
+    Raises:
+        ModelError: as in `export_model`.
+    """
+    model = final.with_name("model.onnx")
+    report = export_model(final, model, load_checkpoint(final).settings.run.export)
+    return (
+        f"{model}: {report.megabytes} MB, {report.storage}; held-out accuracies {report.accuracies or 'not measured'}"
+    )
 
 
 def _write_graph(network: RegionClassifier, checkpoint: Checkpoint, path: Path) -> None:
@@ -222,8 +240,8 @@ def _store(
     accuracies = {name: round(found.accuracy, 4) for name, found in answers.items()}
     chosen = "int8" if storage == "int8" or accuracies["fp16"] - accuracies["int8"] < INT8_COST else "fp16"
     found = answers[chosen]
-    weights = split.holding(found.numbers.tolist()).calibration_weights(checkpoint.settings.data.class_power)
-    temperature = fit_temperature(found.logits.numpy(), found.targets.numpy(), weights.numpy())
+    judged = split.holding(found.numbers.tolist())
+    temperature = temperature_of(found.logits, found.targets, judged, checkpoint.settings.data.class_power)
     return {"fp16": halves, "int8": small}[chosen], chosen, temperature, accuracies
 
 

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from maskwise.calibration import fit_temperature
 from maskwise.errors import InputError
 from maskwise.regions import LabelledRegion
 from maskwise.training.batches import Skipped, read_batches
@@ -44,6 +45,20 @@ class Answers:
 def accuracy(logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
     """Share of rows whose largest logit is the target's."""
     return (logits.argmax(dim=1) == targets).float().mean()
+
+
+def temperature_of(
+    logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"], split: Split, class_power: float
+) -> float:
+    """The temperature under which the held-out regions' names are most likely, each class weighed as it is drawn.
+
+    Args:
+        logits: of the held-out regions, in order.
+        targets: their class indices.
+        split: has the regions.
+        class_power: `DataSettings.class_power`.
+    """
+    return fit_temperature(logits.numpy(), targets.numpy(), split.calibration_weights(class_power).numpy())
 
 
 def holdout_answers(

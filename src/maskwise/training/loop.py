@@ -20,7 +20,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from maskwise import __version__
-from maskwise.calibration import fit_temperature
 from maskwise.errors import InputError, SettingsError
 from maskwise.files import make_folder, write_json
 from maskwise.training.batches import Batch, read_batches
@@ -33,7 +32,7 @@ from maskwise.training.checkpoint import (
     restore_optimiser,
 )
 from maskwise.training.data import Draws, Split, TrainingRegions, batch_shape, read_data
-from maskwise.training.holdout import accuracy, holdout_answers
+from maskwise.training.holdout import accuracy, holdout_answers, temperature_of
 from maskwise.training.network import RegionClassifier
 from maskwise.training.optimise import check_frozen, losses_of, make_optimiser, rate_factor, set_mode
 from maskwise.training.processes import (
@@ -87,12 +86,20 @@ def train(settings: TrainSettings, folder: Path) -> Path:
             _steps(run, log)
         final = _finish(run)
     if accelerator.is_main_process:
-        final.save(folder / FINAL)
-        write_json(
-            folder / RECORD,
-            {"settings": settings_to_dict(settings), "temperature": final.temperature, **final.record},
-        )
+        save_final(final, folder)
     accelerator.end_training()
+    return folder / FINAL
+
+
+def save_final(final: Checkpoint, folder: Path) -> Path:
+    """Write the checkpoint of a run that has ended, and its record; gives the checkpoint's path.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    final.save(folder / FINAL)
+    record = {"settings": settings_to_dict(final.settings), "temperature": final.temperature, **final.record}
+    write_json(folder / RECORD, record)
     return folder / FINAL
 
 
@@ -365,8 +372,7 @@ def _finish(run: Run) -> Checkpoint:
     temperature = 1.0
     if run.split.holdout:
         logits, targets = _holdout_logits(run)
-        weights = run.split.calibration_weights(run.settings.data.class_power)
-        temperature = fit_temperature(logits.numpy(), targets.numpy(), weights.numpy())
+        temperature = temperature_of(logits, targets, run.split, run.settings.data.class_power)
         run.record["holdout_accuracy"] = round(accuracy(logits, targets).item(), 4)
     run.record["skipped_images"] = run.skipped.record()
     tensors = {f"model.{name}": t for name, t in run.best.state_dict().items() if not name.startswith("teach.")}
