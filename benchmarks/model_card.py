@@ -106,7 +106,6 @@ def card(
         context=f"{settings.view.context:g}",
         size=settings.view.size,
         storage=record["storage"],
-        recipe=f"recipes/{predictor.info.name.removeprefix('maskwise-')}.toml",
         learned=record["regions_train"],
         held_out=record["regions_holdout"],
         headline=table(header, [_headline("COCO val2017", coco), _headline("VOC 2012 val", voc)]),

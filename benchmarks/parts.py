@@ -55,7 +55,7 @@ def parts(segments: Path) -> dict[str, float]:
         "run lengths": milliseconds(lambda: [coco.mask(row, image.shape[:2]) for row in range(len(masks))]),
     }
     for mode in MODES:
-        opened = Predictor(mode=mode)
-        opened._session = NoNetwork(opened._session)
+        opened = Predictor(mode=mode, threads=1)
+        opened._runner._session = NoNetwork(opened._runner._session)
         found[f"`Predictor`, {mode}"] = milliseconds(lambda opened=opened: opened.predict(image, masks))
     return found

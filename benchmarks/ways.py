@@ -11,8 +11,9 @@ import numpy as np
 from scenes import read_scene
 
 from maskwise import Predictor
-from maskwise.modelfile import feed, open_model
+from maskwise.modelfile import feed
 from maskwise.predictor import CPU_BATCH, MODES
+from maskwise.runner import Runner
 
 Work = Callable[[], object]
 """What is timed: the naming of all masks of an image."""
@@ -58,16 +59,16 @@ def open_crops(device: str, threads: int) -> Ready:
 
 def open_network(device: str, threads: int) -> Ready:
     """The embedded model's graph on views that are ready, in the batches that the predictor makes in exact mode."""
-    session, info = open_model(threads=threads, device=device)
-    size = min(info.batch_size, CPU_BATCH) if device == "cpu" else info.batch_size
+    runner = Runner(threads=threads, device=device)
+    size = min(runner.info.batch_size, CPU_BATCH) if device == "cpu" else runner.info.batch_size
 
     def ready(segments: Path) -> Work:
         image, masks = read_scene(segments)
-        views = [info.view.view(mask).render(image, mask) for mask in masks]
+        views = [runner.info.view.view(mask).render(image, mask) for mask in masks]
         batches = []
         for start in range(0, len(views), size):
             batches.append(feed(*(np.stack(arrays) for arrays in zip(*views[start : start + size], strict=True))))
-        return lambda: [session.run(["logits"], batch) for batch in batches]
+        return lambda: list(runner.run("logits", batches, len(batches)))
 
     return ready
 

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from maskwise.ahead import ahead
+from maskwise.ahead import abreast, ahead
 
 
 class Makes:
@@ -60,3 +60,29 @@ def test_who_stops_early_leaves_no_thread_behind():
     items.close()
     assert makes.begun <= 2
     assert not any(thread.is_alive() for thread in makes.threads)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_results_come_in_order(count, workers):
+    assert list(abreast(lambda number: -number, Makes(count), workers)) == [-number for number in range(count)]
+
+
+def test_as_many_calls_run_at_once_as_there_are_workers():
+    """Each of three calls waits for the others, which fewer threads could not bring about."""
+    together = threading.Barrier(3, timeout=10)
+    assert list(abreast(lambda number: together.wait() >= 0 and number, range(6), 3)) == list(range(6))
+
+
+def test_no_more_than_one_item_is_made_ahead_of_the_calls():
+    makes = Makes(100)
+    for number in abreast(abs, makes, 2):
+        assert makes.begun <= number + 4
+    assert makes.threads == {threading.current_thread()}
+
+
+def test_an_error_comes_in_its_results_place():
+    results = abreast(lambda number: 1 // (number - 2), range(5), 2)
+    assert [next(results), next(results)] == [-1, -1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

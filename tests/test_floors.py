@@ -19,6 +19,7 @@ FLOORS = [
     {"regions", "heads", "cocoindex"},
     {"coco", "labelmaps", "views", "sloppy", "sheet"},
     {"modelfile", "sharing"},
+    {"runner"},
     {"predictor"},
     {"evaluate", "fit", "label", "overlay"},
     {"report"},

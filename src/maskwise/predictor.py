@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float32
 
-from maskwise.ahead import ahead
 from maskwise.errors import InputError, MaskError, naming_mask
 from maskwise.images import Pixels, check_pixels
 from maskwise.masks import Mask, check_size
-from maskwise.modelfile import feed, open_model
+from maskwise.modelfile import feed
+from maskwise.runner import Batch, Runner
 from maskwise.sharing import SharedView, own_views, shared_views
 from maskwise.sums import Sums
 
@@ -99,7 +99,8 @@ class Predictor:
         if mode not in MODES:
             raise InputError(f"mode {mode!r}; accepted are {', '.join(MODES)}")
         self.mode = mode
-        self._session, self.info = open_model(model, threads=threads, device=device)
+        self._runner = Runner(model, threads=threads, device=device)
+        self.info = self._runner.info
         self._batch_size = min(self.info.batch_size, CPU_BATCH) if device == "cpu" else self.info.batch_size
 
     @property
@@ -182,10 +183,13 @@ class Predictor:
     def _run(self, image: np.ndarray, masks: object, output: str) -> np.ndarray:
         image = check_pixels(image)
         regions = as_masks(masks, image.shape[:2])
-        width = {o.name: o.shape for o in self._session.get_outputs()}[output][1]
-        rows = np.zeros((len(regions), width), dtype=np.float32)
-        for numbers, given in ahead(self._batches(image, regions)):
-            rows[numbers] = self._session.run([output], given)[0]
+        plan = [part for shared in self.plan(regions) for part in _parts(shared)]
+        groups = [plan[start : start + self._batch_size] for start in range(0, len(plan), self._batch_size)]
+        sums = Sums(image)
+        batches = (_batch(image, sums, regions, views) for views in groups)
+        rows = np.zeros((len(regions), self._runner.width(output)), dtype=np.float32)
+        for views, found in zip(groups, self._runner.run(output, batches, len(groups)), strict=True):
+            rows[[number for shared in views for number in shared.masks]] = found
         return rows
 
     def plan(self, masks: Sequence[Mask]) -> list[SharedView]:
@@ -194,15 +198,12 @@ class Predictor:
             return own_views(masks, self.info.view)
         return shared_views(masks, self.info.view, MOST_VIEWS if self.mode == "shared" else None)
 
-    def _batches(self, image: Pixels, regions: Sequence[Mask]) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
-        """The numbers of the masks of each batch of views, and what the graph takes for them."""
-        sums, plan = Sums(image), [part for shared in self.plan(regions) for part in _parts(shared)]
-        for start in range(0, len(plan), self._batch_size):
-            views = plan[start : start + self._batch_size]
-            pixels = np.stack([shared.view.show(image, sums) for shared in views])
-            coverage = np.stack([shared.view.cover(regions[number]) for shared in views for number in shared.masks])
-            image_of = np.repeat(np.arange(len(views)), [len(shared.masks) for shared in views])
-            yield [number for shared in views for number in shared.masks], feed(pixels, coverage, image_of)
+
+def _batch(image: Pixels, sums: Sums, regions: Sequence[Mask], views: Sequence[SharedView]) -> Batch:
+    """What the graph takes for the masks of some views."""
+    pixels = np.stack([shared.view.show(image, sums) for shared in views])
+    coverage = np.stack([shared.view.cover(regions[number]) for shared in views for number in shared.masks])
+    return feed(pixels, coverage, np.repeat(np.arange(len(views)), [len(shared.masks) for shared in views]))
 
 
 def _parts(shared: SharedView) -> Iterator[SharedView]:

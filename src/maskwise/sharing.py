@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int64
 from maskwise.masks import Mask
 from maskwise.views import View, ViewSettings, slide
 
-WIDEST = 2.5
+WIDEST = 2.0
 """A shared view is at most so many times as wide as the view that a mask in it would have alone."""
 GROWTH = 1.25
 """By this factor `WIDEST` is exceeded, as often as needed, where the number of views is limited."""

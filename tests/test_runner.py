@@ -1,0 +1,76 @@
+import threading
+
+import numpy as np
+import pytest
+
+from maskwise import runner
+from maskwise.modelfile import feed
+from maskwise.runner import Runner
+from tiny_model import tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def batches(count):
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        images = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+        yield feed(images, images[..., 0])
+
+
+@pytest.fixture(autouse=True)
+def always_worth_it(monkeypatch):
+    monkeypatch.setattr(runner, "WORTH", 0)
+
+
+@pytest.mark.parametrize("output", ["logits", "embeddings"])
+def test_answers_are_those_of_one_thread_whatever_the_number(model, output):
+    expected = list(Runner(model, threads=1).run(output, batches(5), 5))
+    for threads in (2, 3, 8):
+        found = Runner(model, threads=threads)
+        for one, other in zip(found.run(output, batches(5), 5), expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+            assert one.shape[1] == found.width(output)
+
+
+def test_batches_run_apart_where_there_are_as_many_as_threads(model, monkeypatch):
+    opened = []
+    really = runner.open_model
+    monkeypatch.setattr(
+        runner, "open_model", lambda *args, **more: opened.append(more["threads"]) or really(*args, **more)
+    )
+    running = Runner(model, threads=3)
+    list(running.run("logits", batches(2), 2))
+    assert opened == [3]
+    list(running.run("logits", batches(3), 3))
+    assert opened == [3, 1]
+    list(running.run("logits", batches(4), 4))
+    assert opened == [3, 1]
+
+
+def test_the_model_is_opened_again_only_for_many_batches(model, monkeypatch):
+    monkeypatch.setattr(runner, "WORTH", 7)
+    running = Runner(model, threads=2)
+    for opened in (False, False, True):
+        list(running.run("logits", batches(3), 3))
+        assert ("_single" in vars(running)) is opened
+
+
+def test_one_runner_serves_several_threads(model):
+    running = Runner(model, threads=2)
+    expected, found = list(running.run("logits", batches(4), 4)), {}
+
+    def ask(number):
+        found[number] = list(running.run("logits", batches(4), 4))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    for answers in found.values():
+        np.testing.assert_allclose(np.concatenate(answers), np.concatenate(expected), rtol=1e-5, atol=1e-6)
