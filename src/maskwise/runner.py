@@ -26,8 +26,9 @@ class Runner:
     """Runs one model file. Several threads may use it.
 
     A network of one view is too small to be shared out well. So where there are as many batches as threads, and many in
-    all, each thread of a processor runs batches of its own: DINOv2 ViT-S/14 at 168 pixels names 65 views a second on two cores, 55 where
-    both work on one view, and 33 and 17 while something else has one of the cores (AMD EPYC, 2026-11-25).
+    all, each thread of a processor runs batches of its own: DINOv2 ViT-S/14 at 168 pixels names 65 views a second on
+    two cores, 55 where both work on one view, and 33 and 17 while something else has one of the cores (AMD EPYC,
+    2026-11-25).
     """
 
     def __init__(
