@@ -44,12 +44,13 @@ def trial(folder: Path, *, val: bool) -> dict[str, Any]:
     settings = settings_from_dict(run["settings"], str(folder))
     predictor = Predictor(folder / "model.onnx", mode="exact")
     root = Path(expand(settings.data.data_root)) / "coco"
+    steps = sum(one["steps"] for one in run.get("averaged", [])) or settings.schedule.steps
     line = {
         "name": settings.run.name,
         "note": settings.run.note,
         "storage": predictor.info.training["storage"],
         "megabytes": round((folder / "model.onnx").stat().st_size / 1e6, 1),
-        "samples": settings.schedule.steps * settings.schedule.batch_size,
+        "samples": steps * settings.schedule.batch_size,
         "seconds": run["seconds"],
         "held_out": measured(predictor, held_out(settings)),
     }

@@ -86,3 +86,11 @@ def test_an_error_comes_in_its_results_place():
     assert [next(results), next(results)] == [-1, -1]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_who_stops_early_starts_no_further_call():
+    called = []
+    results = abreast(called.append, range(100), 1)
+    next(results)
+    results.close()
+    assert len(called) <= 3

@@ -10,6 +10,7 @@ from maskwise.errors import SettingsError
 from maskwise.files import read_json
 from maskwise.training.average import average
 from maskwise.training.checkpoint import load_checkpoint
+from maskwise.training.data import read_data
 from maskwise.training.settings import SourceSettings
 from maskwise.views import ViewSettings
 from tiny_model import SETTINGS, tiny_checkpoint
@@ -77,7 +78,7 @@ def test_refuses_a_run_that_has_not_ended(tmp_path, runs):
     unfinished = load_checkpoint(runs[1])
     state = {"optimiser.head.weight.step": torch.ones(1)}
     replace(unfinished, tensors=unfinished.tensors | state).save(tmp_path / "half.safetensors")
-    with pytest.raises(SettingsError, match="it has not ended"):
+    with pytest.raises(SettingsError, match="has not ended; let it"):
         average([*runs, tmp_path / "half.safetensors"], tmp_path / "mean")
 
 
@@ -86,3 +87,24 @@ def test_refuses_a_size_for_whole_images(tmp_path, settings):
     path = tiny_checkpoint(tmp_path / "whole.safetensors", whole)
     with pytest.raises(SettingsError, match="leave out the size"):
         average([path], tmp_path / "mean", size=96)
+
+
+def test_refuses_no_runs_and_a_folder_that_is_one_of_them(tmp_path, runs):
+    with pytest.raises(SettingsError, match="no run is given"):
+        average([], tmp_path / "mean")
+    before = (runs[0] / "final.safetensors").read_bytes()
+    with pytest.raises(SettingsError, match="would be written over"):
+        average(runs, runs[0])
+    assert (runs[0] / "final.safetensors").read_bytes() == before
+
+
+def test_names_a_held_out_image_that_cannot_be_read(tmp_path, runs, settings, coco_folder, capsys):
+    held_out = read_data(settings.data).holdout
+    images = sorted({region.image_path for region in held_out})
+    assert len(images) > 2
+    images[0].write_bytes(b"no image")
+    average(runs, tmp_path / "mean")
+    assert images[0].name in capsys.readouterr().err
+    assert [
+        images[0].name in name for name in read_json(tmp_path / "mean" / "run.json")["skipped_images"]["names"]
+    ] == [True]

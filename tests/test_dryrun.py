@@ -50,8 +50,8 @@ def settings(folder, *, holdout=0.3, schedule=None, **more):
 def test_picture_shows_what_the_first_steps_get(coco_folder, tmp_path, monkeypatch, more):
     run = settings(coco_folder, **more)
     seen = []
-    step = loop._step
-    monkeypatch.setattr(loop, "_step", lambda state, batch: seen.append(batch) or step(state, batch))
+    step = loop.take_step
+    monkeypatch.setattr(loop, "take_step", lambda state, batch: seen.append(batch) or step(state, batch))
     train(run, tmp_path / "run")
     split = read_data(run.data)
     tiles = []

@@ -113,6 +113,15 @@ def test_classes_of_one_image_are_not_counted(rng):
     images = np.concatenate([np.tile(np.arange(6), 4), np.full(12, 6)])  # The third class is in one image alone.
     trials = choose_head("linear", embeddings, targets, images)
     assert all(trial.micro > 0.9 for trial in trials)
+    assert {(trial.regions, trial.classes) for trial in trials} == {(24, 2)}
+
+
+def test_one_class_alone_judges_nothing(rng):
+    """Every region of it would be named right, and every probability be 1."""
+    embeddings, targets = blobs(rng)
+    images = np.concatenate([np.arange(12), np.full(24, 12)])  # The first class alone is in several images.
+    (trial,) = choose_head("linear", embeddings, targets, images)
+    assert (trial.micro, trial.temperature) == (None, 1.0)
 
 
 def test_sum_of_heads_is_a_head(rng):

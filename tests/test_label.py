@@ -43,6 +43,13 @@ def run(segments, model, output, top=2, **more):
     )
 
 
+def test_refuses_to_write_over_its_own_input(segments, model):
+    before = segments.read_bytes()
+    with pytest.raises(InputError, match="is the input itself"):
+        run(segments, model, segments)
+    assert segments.read_bytes() == before
+
+
 def test_every_annotation_is_named_and_nothing_else_changes(segments, model, tmp_path):
     before = json.loads(segments.read_text())
     named = run(segments, model, tmp_path / "out.json")

@@ -93,7 +93,7 @@ def of_views(run):
 
 
 def test_loss_of_a_step_is_the_weighted_sum_over_regions_by_view(objects, tmp_path, monkeypatch):
-    seen, logged, step = [], [], loop._step
+    seen, logged, step = [], [], loop.take_step
 
     def watched(run, batch):
         with torch.no_grad():
@@ -106,7 +106,7 @@ def test_loss_of_a_step_is_the_weighted_sum_over_regions_by_view(objects, tmp_pa
         logged.append((values["train/loss"].item(), values["train/accuracy"].item()))
         return values
 
-    monkeypatch.setattr(loop, "_step", watched)
+    monkeypatch.setattr(loop, "take_step", watched)
     train(of_views(settings(objects, label_smoothing=0.0, steps=4)), tmp_path)
     assert any(count > 4 for _, _, count in seen)  # More regions than views.
     for (loss, right, _), found in zip(seen, logged, strict=True):
@@ -130,7 +130,7 @@ def test_views_of_several_regions_are_widened_as_told(objects):
 
 def interrupt(run, folder, monkeypatch, after):
     """Train until a step, then die; what is left is the last checkpoint."""
-    step = loop._step
+    step = loop.take_step
 
     def step_or_die(state, batch):
         if state.step == after:
@@ -138,7 +138,7 @@ def interrupt(run, folder, monkeypatch, after):
         return step(state, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", step_or_die)
+        patch.setattr(loop, "take_step", step_or_die)
         with pytest.raises(KeyboardInterrupt):
             train(run, folder)
     assert not (folder / loop.FINAL).exists()
@@ -219,7 +219,7 @@ def test_run_without_held_out_images_is_not_calibrated(objects, tmp_path):
 
 def test_logged_numbers_are_those_of_the_step(objects, tmp_path, monkeypatch):
     seen, logged = [], []
-    step = loop._step
+    step = loop.take_step
 
     def watched(run, batch):
         with torch.no_grad():
@@ -228,7 +228,7 @@ def test_logged_numbers_are_those_of_the_step(objects, tmp_path, monkeypatch):
         seen.append((F.cross_entropy(logits, batch.targets).item(), (logits.argmax(1) == batch.targets).float().mean()))
         return step(run, batch)
 
-    monkeypatch.setattr(loop, "_step", watched)
+    monkeypatch.setattr(loop, "take_step", watched)
     monkeypatch.setattr(
         loop.SummaryWriter, "add_scalar", lambda _log, name, value, number: logged.append((name, value, number))
     )
@@ -248,7 +248,7 @@ def test_logged_numbers_are_those_of_the_step(objects, tmp_path, monkeypatch):
 def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, monkeypatch):
     """A step takes 0.5 s, later 0.25; looking at the held-out regions and saving take a hundred."""
     now, logged = [0.0], {}
-    step, logits, save = loop._step, loop._holdout_logits, Checkpoint.save
+    step, logits, save = loop.take_step, loop._holdout_logits, Checkpoint.save
 
     def takes(seconds, call):
         def slow(*args):
@@ -258,7 +258,7 @@ def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, 
         return slow
 
     monkeypatch.setattr(watch.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(loop, "_step", takes(lambda run, _batch: 0.5 if run.step < 2 else 0.25, step))
+    monkeypatch.setattr(loop, "take_step", takes(lambda run, _batch: 0.5 if run.step < 2 else 0.25, step))
     monkeypatch.setattr(loop, "_holdout_logits", takes(lambda *_: 100, logits))
     monkeypatch.setattr(Checkpoint, "save", takes(lambda *_: 100, save))
     monkeypatch.setattr(
@@ -273,14 +273,14 @@ def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, 
 def test_speed_counts_the_images_that_there_are(objects, tmp_path, monkeypatch):
     """Windows of 40 x 40 leave room for two of the four samples that a batch has at most."""
     now, logged = [0.0], []
-    step = loop._step
+    step = loop.take_step
 
     def slow(*args):
         now[0] += 0.5
         return step(*args)
 
     monkeypatch.setattr(watch.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(loop, "_step", slow)
+    monkeypatch.setattr(loop, "take_step", slow)
     monkeypatch.setattr(
         loop.SummaryWriter, "add_scalar", lambda _log, name, value, _number: logged.append((name, value))
     )
@@ -394,14 +394,14 @@ def test_refuses_to_freeze_what_is_not_there(objects, tmp_path):
 def test_average_is_what_its_decay_says(objects, tmp_path, monkeypatch, decay):
     """After a young half of copies: decay times the old plus the rest times the new."""
     seen = []
-    step = loop._step
+    step = loop.take_step
 
     def watched(run, batch):
         result = step(run, batch)
         seen.append((run.bare.head.weight.detach().clone(), run.average.module.head.weight.detach().clone()))
         return result
 
-    monkeypatch.setattr(loop, "_step", watched)
+    monkeypatch.setattr(loop, "take_step", watched)
     train(settings(objects, holdout=0.0, steps=6, average=decay), tmp_path)
     for _, (last, average) in zip(range(3), seen, strict=False):
         torch.testing.assert_close(average, last)

@@ -5,6 +5,7 @@ import pytest
 
 from maskwise import runner
 from maskwise.modelfile import feed
+from maskwise.modelfile import open_model as runner_open
 from maskwise.runner import Runner
 from tiny_model import tiny_model
 
@@ -56,7 +57,35 @@ def test_the_model_is_opened_again_only_for_many_batches(model, monkeypatch):
     running = Runner(model, threads=2)
     for opened in (False, False, True):
         list(running.run("logits", batches(3), 3))
-        assert ("_single" in vars(running)) is opened
+        assert (running._single is not None) is opened
+
+
+@pytest.mark.parametrize("change", ["replaced", "gone"])
+def test_a_model_whose_file_has_changed_answers_as_it_was_opened(model, tmp_path, change):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.read_bytes())
+    running = Runner(path, threads=2)
+    expected = list(Runner(model, threads=1).run("logits", batches(4), 4))
+    path.unlink()
+    if change == "replaced":
+        path.write_bytes(tiny_model(tmp_path, seed=5).read_bytes())
+    for one, other in zip(running.run("logits", batches(4), 4), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_path_may_be_relative_to_a_folder_that_is_left(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    running = Runner(model.name, threads=2)
+    monkeypatch.chdir(tmp_path)
+    list(running.run("logits", batches(4), 4))
+    assert running._single is not running._session
+
+
+def test_a_gpu_takes_batches_in_turn(model, monkeypatch):
+    monkeypatch.setattr(runner, "open_model", lambda path, **_more: runner_open(path))
+    running = Runner(model, threads=4, device="cuda")
+    list(running.run("logits", batches(8), 8))
+    assert running._single is None
 
 
 def test_one_runner_serves_several_threads(model):

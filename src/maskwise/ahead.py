@@ -42,11 +42,14 @@ def abreast(function: Callable[[Item], Result], items: Iterable[Item], workers: 
     >>> list(abreast(abs, [3, -1, 2], workers=2))
     [3, 1, 2]
     """
-    with ThreadPoolExecutor(workers, thread_name_prefix="abreast") as threads:
-        running: deque[Future[Result]] = deque()
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="abreast")
+    running: deque[Future[Result]] = deque()
+    try:
         for item in items:
             running.append(threads.submit(function, item))
             if len(running) > workers:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)

@@ -64,6 +64,8 @@ class Trial:
         micro: accuracy over regions, 0 to 1; None where nothing could be tried.
         macro: the mean over classes.
         likelihood: mean logarithm of the probability of the right class, less what `DOUBT` takes.
+        regions: that it was judged by.
+        classes: of these regions.
     """
 
     parts: tuple[Part, ...]
@@ -71,6 +73,8 @@ class Trial:
     micro: float | None = None
     macro: float | None = None
     likelihood: float | None = None
+    regions: int = 0
+    classes: int = 0
 
     @property
     def name(self) -> str:
@@ -117,7 +121,7 @@ def _linear(strength: float, embeddings: np.ndarray, targets: np.ndarray) -> tup
     from threadpoolctl import threadpool_limits
 
     model = LogisticRegression(C=strength, max_iter=300)
-    # On one thread: products so small gain nothing by more, which wait for each other a hundred times as long as they
+    # On one thread: products so small gain nothing by more, which wait for each other many times as long as they
     # compute where something else wants the cores (1,200 regions of 384 features: 0.7 s, and 42 on two busy cores).
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # A head that is nearly there is judged like any other.
@@ -160,7 +164,7 @@ def choose_head(
 
     Returns:
         The trials, the best first: by the likelihood of the right classes at the trial's temperature, regions
-        weighted by `class_weights`. Where no region could be counted, one trial without figures.
+        weighted by `class_weights`. Where no two classes could be counted, one trial without figures.
     """
     # By likelihood, not accuracy: with few regions accuracy ties and jumps. What was tried: docs/decisions/0009-fit.md.
     unseen = {
@@ -170,7 +174,7 @@ def choose_head(
         for strength in STRENGTHS[name]
     }
     counted = np.isfinite(next(iter(unseen.values()))[np.arange(len(targets)), targets])
-    if not counted.any():
+    if len(np.unique(targets[counted])) < 2:  # Of one class alone every name is right.
         return (Trial((Part(*UNTRIED[kind]),)),)
     trials = _ranked(_judge((part,), logits[counted], targets[counted]) for part, logits in unseen.items())
     if kind == "auto":
@@ -197,6 +201,8 @@ def _judge(parts: tuple[Part, ...], logits: np.ndarray, targets: np.ndarray) -> 
         micro=micro_accuracy(predicted, targets),
         macro=macro_accuracy(predicted, targets),
         likelihood=likelihood - DOUBT * math.log(temperature) ** 2 / len(targets),
+        regions=len(targets),
+        classes=len(np.unique(targets)),
     )
 
 

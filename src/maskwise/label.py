@@ -95,11 +95,11 @@ def label(
         AnnotationError: an image id without a file, a partial file of another run, or a file that has changed since
             the run began.
         ImageError, MaskError: an image or a segment that cannot be used; the message names it.
-        InputError: top is below 1, or the output cannot be written there.
+        InputError: top is below 1, or the output cannot be written there or is the COCO file itself.
         MissingExtraError: the engine is not installed.
     """
     check_top(top)
-    check_output(output)
+    check_output(output, inputs=[coco.path])
     tasks = _tasks(coco, images_dir)
     predictor = predictor_of()
     partial = output.with_name(output.name + ".partial")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CPU_BATCH = 4
 """On a processor larger batches are slower: DINOv2 ViT-S/14 took 133 ms a region on one core by fours and 136 by
-eights, 70 and 74 on two, 151 and 79 by sixteens (AMD EPYC, 2026-11-24)."""
+eights, 70 and 74 on two, 151 and 79 by sixteens (views of 224 pixels, float32, AMD EPYC, 2026-11-24)."""
 
 MODES = ("auto", "exact", "shared")
 AUTO_MASKS = 8
@@ -32,7 +32,7 @@ AUTO_MASKS = 8
 MOST_VIEWS = 8
 """As many views of an image `shared` takes at most, however many masks it has."""
 MOST_PIXELS = 4_000_000
-"""Masks of one view are given to the network in parts of so many pixels, 79 of 224 x 224: memory stays bounded."""
+"""Masks of one view are given to the network in parts of so many pixels, 141 of 168 x 168: memory stays bounded."""
 
 
 @dataclass(frozen=True)

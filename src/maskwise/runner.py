@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from functools import cached_property, partial
+from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maskwise.ahead import abreast
-from maskwise.modelfile import open_model
+from maskwise.modelfile import embedded_model, open_model
 
 if TYPE_CHECKING:
     import onnxruntime
 
 Batch = dict[str, np.ndarray]
 """What a graph takes; see `modelfile.feed`."""
-
 WORTH = 50
 """From so many batches on, all calls together, it pays to open the model a second time, on one thread."""
 
@@ -35,15 +35,13 @@ class Runner:
         self, model: str | os.PathLike[str] | None = None, *, threads: int | None = None, device: str = "cpu"
     ) -> None:
         """Open a model; arguments and errors as in `Predictor`."""
-        self._open = partial(open_model, model, device=device)
-        self._session, self.info = self._open(threads=threads)
+        self._model = Path(model if model is not None else embedded_model()).absolute()
+        self._session, self.info = open_model(model, threads=threads, device=device)
+        self._state = _state(self._model)
         self._at_once = (threads or cores()) if device == "cpu" else 1
         self._asked = 0
-
-    @cached_property
-    def _single(self) -> onnxruntime.InferenceSession:
-        """The same model on one thread."""
-        return self._open(threads=1)[0]
+        self._single: onnxruntime.InferenceSession | None = None
+        self._lock = Lock()
 
     def width(self, output: str) -> int:
         """Columns of an output."""
@@ -59,8 +57,24 @@ class Runner:
         """
         self._asked += count
         apart = count >= self._at_once > 1 and self._asked >= WORTH
-        session, workers = (self._single, self._at_once) if apart else (self._session, 1)
+        session, workers = (self._on_one_thread(), self._at_once) if apart else (self._session, 1)
         return abreast(lambda batch: session.run([output], batch)[0], batches, workers)
+
+    def _on_one_thread(self) -> onnxruntime.InferenceSession:
+        """The same model on one thread; as it is where its file is no longer the one that was opened."""
+        with self._lock:
+            if self._single is None:
+                same = _state(self._model) == self._state
+                self._single = open_model(self._model, threads=1)[0] if same else self._session
+            return self._single
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What tells a file from one that has taken its place; None where there is none."""
+    if not path.is_file():
+        return None
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def cores() -> int:

@@ -21,7 +21,7 @@ from maskwise.sums import Sums
 PADDING_RGB = (124, 116, 104)
 """What lies outside the image: the mean colour of ImageNet, which normalises to about nothing."""
 LEAST_SCALE = 4
-"""Pixels that show so many of the image, along each side, are made of sums. Below, resizing is as fast."""
+"""Pixels that show so many of the image, along each side, are made of shared sums. Below, resizing is as fast."""
 
 Part = tuple[slice, slice]
 """Rows and columns."""

@@ -16,7 +16,7 @@ class Command:
     """Make one model of several runs: the mean of their weights, calibrated anew.
 
     The runs must share network, initial weights and data, and differ in how they learned: another seed, size or
-    schedule. Their mean names better than each of them and costs no more than one.
+    schedule. Their mean often names better than each of them and costs no more than one; compare them.
 
     Examples:
       maskwise average runs/first runs/second -o runs/both

@@ -88,7 +88,9 @@ def print_fit(found: Fit) -> None:
         markup=False,
     )
     if chosen.micro is None:
-        print("accuracy unknown, probabilities not calibrated: that takes a class with regions in two images or more")
+        print(
+            "accuracy unknown, probabilities not calibrated: that takes two classes with regions in two images or more"
+        )
         return
     table = Table("head", box=None, pad_edge=False)
     for column in ("over regions", "over classes", "temperature"):
@@ -96,5 +98,9 @@ def print_fit(found: Fit) -> None:
     for trial in found.trials:
         name = trial.name + (" (chosen)" if trial is chosen else "")
         table.add_row(name, percent(trial.micro), percent(trial.macro), f"{trial.temperature:.2f}")
-    console.print("accuracy on images left out, the fit's own estimate:", markup=False)
+    console.print(
+        f"accuracy on images left out, the fit's own estimate, by {chosen.regions} regions of {chosen.classes} of the"
+        f" {len(found.regions)} classes (the likeliest head is chosen, not the most accurate):",
+        markup=False,
+    )
     console.print(table)

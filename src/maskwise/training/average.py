@@ -17,7 +17,9 @@ from maskwise.training.checkpoint import Checkpoint, load_checkpoint
 from maskwise.training.data import read_data
 from maskwise.training.holdout import holdout_answers, temperature_of
 from maskwise.training.loop import FINAL, network_of, save_final
+from maskwise.training.processes import make_accelerator
 from maskwise.training.settings import TrainSettings
+from maskwise.training.skipped import SkippedImages
 
 KEPT = ("seconds", "holdout_accuracy", "torch", "device", "precision")
 """What is noted of each run."""
@@ -26,8 +28,8 @@ KEPT = ("seconds", "holdout_accuracy", "torch", "device", "precision")
 def average(runs: Sequence[Path], folder: Path, *, size: int | None = None, name: str | None = None) -> Path:
     """Average runs that began with the same weights and learned from the same images, and calibrate the mean.
 
-    The mean of networks that were fine-tuned apart names better than each of them, at the cost of one. It can also be
-    shown regions at another size than the runs were: one run is enough then.
+    The mean of networks that were fine-tuned apart often names better than each of them, at the cost of one. It can
+    also be shown regions at another size than the runs were: one run is enough then.
 
     Args:
         runs: run folders, or checkpoints; settings and record are the first one's.
@@ -40,15 +42,20 @@ def average(runs: Sequence[Path], folder: Path, *, size: int | None = None, name
 
     Raises:
         ModelError: not a checkpoint.
-        SettingsError: runs whose networks, initial weights, classes or data differ, or a size for a model that sees
-            whole images.
-        InputError: the folder cannot be written.
+        SettingsError: no run; one that has not ended; networks, initial weights, classes or data that differ; a size
+            for a model that sees whole images; or a folder that is one of the runs.
+        InputError: the folder cannot be written, or most of the held-out images cannot be read.
 
     Source:
         M. Wortsman et al., Model soups: averaging weights of multiple fine-tuned models improves accuracy without
         increasing inference time, arXiv:2203.05482: the uniform soup.
     """
-    checkpoints = [load_checkpoint(run / FINAL if run.is_dir() else run) for run in runs]
+    paths = [run / FINAL if run.is_dir() else run for run in runs]
+    if not paths:
+        raise SettingsError("no run is given; name run folders, or their final.safetensors")
+    if (folder / FINAL).resolve() in [path.resolve() for path in paths]:
+        raise SettingsError(f"{folder}: is one of the runs, which would be written over; give another folder")
+    checkpoints = [load_checkpoint(path) for path in paths]
     first = checkpoints[0]
     for run, other in zip(runs, checkpoints, strict=True):
         _check_alike(run, first, other)
@@ -80,8 +87,9 @@ def _check_alike(run: Path, first: Checkpoint, other: Checkpoint) -> None:
         "other initial weights": _began_with(here) == _began_with(there),
         "other classes": first.categories == other.categories,
         "other data": _learned_from(first) == _learned_from(other),
-        "no final weights: it has not ended": bool(other.part("model")) and not other.part("optimiser"),
     }
+    if other.part("optimiser"):
+        raise SettingsError(f"{run}: has not ended; let it, then average its final.safetensors")
     for difference, fits in alike.items():
         if not fits:
             raise SettingsError(f"{run}: has {difference}; runs can be averaged that differ in how they learned alone")
@@ -111,7 +119,12 @@ def _calibrated(mean: Checkpoint, checkpoints: Sequence[Checkpoint]) -> Checkpoi
     split = read_data(mean.settings.data)
     if not split.holdout:
         return replace(mean, record=record)
-    answers = holdout_answers(network_of(mean), split, mean.settings)
+    accelerator = make_accelerator(mean.settings.run.device, bf16=False)
+    answers = holdout_answers(network_of(mean).to(accelerator.device), split, mean.settings, accelerator)
+    skipped = SkippedImages(record.get("skipped_images"))
+    skipped.name(answers.skipped)
+    record |= {"device": str(accelerator.device), "torch": torch.__version__, "precision": "no"}
+    record |= {"skipped_images": skipped.record()}
     split = split.holding(answers.numbers.tolist())
     return replace(
         mean,

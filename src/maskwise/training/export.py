@@ -156,7 +156,7 @@ def _write_graph(network: RegionClassifier, checkpoint: Checkpoint, path: Path) 
 
 
 def _folded(network: RegionClassifier) -> RegionClassifier:
-    """The same, what a ViT's blocks multiply their layers' outputs by being part of the layers' weights.
+    """A copy in which the layer scales of a ViT's blocks are multiplied into the layers before them.
 
     With one node for each GELU (opset 20) DINOv2 ViT-S/14 takes 23.1 ms a view of 154 pixels in place of 24.7 (int8,
     one core of an AMD EPYC, 2026-11-25).
@@ -168,7 +168,8 @@ def _folded(network: RegionClassifier) -> RegionClassifier:
                 if isinstance(getattr(block, scale, None), LayerScale):
                     gamma = getattr(block, scale).gamma.data
                     layer.weight.data *= gamma[:, None]
-                    layer.bias.data *= gamma
+                    if layer.bias is not None:
+                        layer.bias.data *= gamma
                     setattr(block, scale, nn.Identity())
     return folded
 
