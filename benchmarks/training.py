@@ -11,7 +11,7 @@ import argparse
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from maskwise.files import make_folder, write_json, write_text
 from maskwise.images import load_image
 from maskwise.report import table
 from maskwise.training.augment import jitter_colours, window_batch
-from maskwise.training.batches import Batch, read_batches
+from maskwise.training.batches import AHEAD, Batch, read_batches
 from maskwise.training.data import Draw, Draws, TrainingRegions, read_data
 from maskwise.training.loop import Run, start_run, take_step
 from maskwise.training.processes import make_accelerator
@@ -75,12 +75,13 @@ class Making:
 
 
 def settings_of(recipe: str, steps: int) -> TrainSettings:
-    """A recipe's settings for this machine: on a processor batches of 32, and one worker. Weights are random."""
+    """A recipe's settings for so many timed steps here: on a processor batches of 32, one worker; random weights."""
     settings = read_recipe(Path("recipes") / f"{recipe}.toml")
-    schedule = replace(settings.schedule, steps=steps, head_steps=0, warmup_steps=0)
     if not torch.cuda.is_available():
-        schedule = replace(schedule, batch_size=32)
-        settings = replace(settings, data=replace(settings.data, workers=1))
+        schedule = replace(settings.schedule, batch_size=32)
+        settings = replace(settings, data=replace(settings.data, workers=1), schedule=schedule)
+    made = steps + 2 * before(settings)  # Batches are still being made when the last is timed.
+    schedule = replace(settings.schedule, steps=made, head_steps=0, warmup_steps=0)
     return replace(settings, weights="random", schedule=schedule)
 
 
@@ -91,14 +92,24 @@ def random_like(batch: Batch) -> Batch:
 
 
 def rate(run: Run, batches: Iterator[Batch], steps: int) -> float:
-    """Images a second that steps on batches take, the waiting for them included."""
-    take_step(run, next(batches))  # The first waits for the workers to start.
+    """Images a second that steps on batches take, the waiting for them included.
+
+    As many steps as batches are made ahead go before the clock starts: those that are timed then wait for as many to be
+    made as they take.
+    """
+    for batch in itertools.islice(batches, before(run.settings)):
+        take_step(run, batch)
     started = time.perf_counter()
     for batch in itertools.islice(batches, steps):
         take_step(run, batch)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return steps * run.settings.schedule.batch_size / (time.perf_counter() - started)
+
+
+def before(settings: TrainSettings) -> int:
+    """Steps that go before those that are timed."""
+    return AHEAD * settings.data.workers + 1
 
 
 def real_batches(run: Run) -> Iterator[Batch]:
@@ -109,12 +120,11 @@ def real_batches(run: Run) -> Iterator[Batch]:
 
 def measure_steps(recipe: str, rounds: int, steps: int) -> Steps:
     """Steps on real batches and on noise, in turn."""
-    settings = settings_of(recipe, steps + 2)
+    settings = settings_of(recipe, steps)
     rates: dict[str, list[float]] = {"real": [], "random": []}
     with tempfile.TemporaryDirectory() as folder:
         run = start_run(settings, read_data(settings.data), Path(folder), make_accelerator("auto", bf16=True))
         noise = itertools.repeat(random_like(next(real_batches(run))))
-        rate(run, noise, 1)
         for _ in range(rounds):
             rates["real"].append(rate(run, real_batches(run), steps))
             rates["random"].append(rate(run, noise, steps))
@@ -127,7 +137,7 @@ def measure_steps(recipe: str, rounds: int, steps: int) -> Steps:
     )
 
 
-def processor_ms(work: Any, times: int) -> float:
+def processor_ms(work: Callable[[int], object], times: int) -> float:
     """Milliseconds of processor time that each call takes, given its number."""
     started = time.process_time()
     for number in range(times):
@@ -211,7 +221,7 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder; made if missing")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="of a round")
     args = parser.parse_args()
     found: dict[str, Any] = surroundings("torch", "torchvision", "timm", "opencv-python-headless", "pillow")

@@ -15,6 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from maskwise.errors import MaskwiseError
 
+AHEAD = 4
+"""Batches that each worker makes ahead."""
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -151,7 +154,7 @@ def read_batches(samples: Dataset, workers: int, **options: Any) -> Iterator[Bat
         worker_init_fn=_one_thread,
         # Not forked: OpenCV's thread pool does not survive a fork, and the first resize in the child then hangs.
         multiprocessing_context="forkserver" if workers else None,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=AHEAD if workers else None,
         **options,
     )
     for batch in loader:
