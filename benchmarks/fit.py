@@ -46,7 +46,7 @@ PER_CLASS = (1, 2, 5, 10, 20, 50, None)
 """None: all regions."""
 DRAWS = 3
 FEW = 20
-"""Of more examples a class one draw is enough: draws then differ little, and fitting takes long."""
+"""Of more examples a class one draw is made: fitting takes long."""
 RESNET50 = NetworkSettings(trunk="resnet50", trunk_options={}, sites=(), pool="mask", stride_in_1x1=True)
 METHODS = {"fit": "maskwise fit", "probe": "linear layer on ResNet-50 (ImageNet)"}
 COLOURS = {"fit": BLUE, "probe": "#8a8a8a", "fine-tuned": "#c23b22"}
@@ -168,7 +168,7 @@ def page(content: dict[str, Any]) -> str:
     parts = [
         "# Own classes from a few regions",
         f"`maskwise fit` against examples per class, on regions of at least {MIN_AREA} pixels of images that it never"
-        f" saw; mean of {DRAWS} draws of the examples up to {FEW} a class, one of more. Seconds:"
+        f" saw; mean of {DRAWS} draws for up to {FEW} examples a class, one draw above. Seconds:"
         " embedding and fitting, on the machine that ran it.",
         "![Accuracy against examples per class](fit.png)",
     ]
