@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import in_own_process, own_cores, peak_megabytes, surroundings, write_results
+from machine import in_own_process, peak_megabytes, surroundings, write_results
 from scenes import write_scenes
 
 from maskwise import Predictor
 from maskwise.coco import read_coco
 from maskwise.label import label
+from maskwise.runner import cores
 
 IMAGES = (10, 30, 100, 300, 1000, 3000, 10000)
 USUAL_MOST = 1000
@@ -37,7 +38,7 @@ FIGURES = ("seconds", "processor_seconds", "peak_megabytes")
 def measure(segments: Path, model: Path) -> dict[str, float]:
     """What labelling a file takes, alone in this process."""
     wall, processor = time.perf_counter(), time.process_time()
-    predictor_of = partial(Predictor, model, threads=own_cores())
+    predictor_of = partial(Predictor, model, threads=cores())
     label(read_coco(segments, labelled=False), segments.parent, segments.with_name("named.json"), predictor_of, top=5)
     return {
         "seconds": time.perf_counter() - wall,

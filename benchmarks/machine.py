@@ -72,11 +72,6 @@ def in_own_process(script: str, *args: object, cores: int | None = None) -> Any:
         os.sched_setaffinity(0, mine)
 
 
-def own_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def write_results(output: Path, name: str, found: dict[str, Any], page: str, figure: Figure) -> None:
     """Write figures, table and picture of a benchmark under its name, and print the table."""
     from maskwise.files import make_folder, write_json, write_text  # Not above: their imports would be measured too.

@@ -29,7 +29,6 @@ class Command:
     """Run folder to write: final.safetensors, run.json, model.onnx."""
     size: int | None = None
     """Side of the square that the network sees, pixels; the first run's where left out."""
-
     name: str | None = None
     """What the model is called; the first run's where left out."""
 

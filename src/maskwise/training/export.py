@@ -68,13 +68,14 @@ class ExportReport:
     megabytes: float
 
 
-def export_model(checkpoint_path: Path, output: Path, storage: Storage = "auto") -> ExportReport:
+def export_model(checkpoint_path: Path, output: Path, storage: Storage | None = None) -> ExportReport:
     """Write the model file of a checkpoint.
 
     Args:
         checkpoint_path: a run's checkpoint.
         output: the ONNX file to write.
-        storage: of the weights; auto: int8 if it costs under half a point on the held-out regions, else fp16.
+        storage: of the weights; auto: int8 if it costs under half a point on the held-out regions, else fp16. As the
+            run's settings say where left out.
 
     Raises:
         ModelError: not a checkpoint; or ONNX Runtime's numbers differ from torch's, in which case nothing is written;
@@ -86,7 +87,9 @@ def export_model(checkpoint_path: Path, output: Path, storage: Storage = "auto")
         plain = Path(folder) / "fp32.onnx"
         _write_graph(network, checkpoint, plain)
         difference = compare(network, plain, checkpoint, TOLERANCE)
-        chosen, storage, temperature, accuracies = _store(network, plain, checkpoint, storage)
+        chosen, storage, temperature, accuracies = _store(
+            network, plain, checkpoint, storage or checkpoint.settings.run.export
+        )
         info = ModelInfo(
             name=checkpoint.settings.run.name,
             categories=checkpoint.categories,
@@ -122,7 +125,7 @@ def export_run(final: Path) -> str:
         ModelError: as in `export_model`.
     """
     model = final.with_name("model.onnx")
-    report = export_model(final, model, load_checkpoint(final).settings.run.export)
+    report = export_model(final, model)
     return (
         f"{model}: {report.megabytes} MB, {report.storage}; held-out accuracies {report.accuracies or 'not measured'}"
     )
