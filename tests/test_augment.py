@@ -11,6 +11,7 @@ from maskwise.training.augment import (
     widen_crop,
     window_batch,
     window_view,
+    without_content,
 )
 from maskwise.training.settings import AugmentSettings, WindowSettings
 from maskwise.views import ViewSettings
@@ -146,6 +147,17 @@ def test_masks_are_sloppy_as_often_as_told(rng, probability):
     assert np.mean([sloppy_mask(mask, settings, rng) is not mask for _ in range(500)]) == pytest.approx(
         probability, abs=0.08
     )
+
+
+def test_what_has_no_content_is_one_colour_or_noise_often_black_or_white(rng):
+    drawn = [without_content((12, 9, 3), rng) for _ in range(300)]
+    assert all(pixels.shape == (12, 9, 3) and pixels.dtype == np.uint8 for pixels in drawn)
+    plain = [pixels for pixels in drawn if (pixels == pixels[0, 0]).all()]
+    assert len(plain) / 300 == pytest.approx(0.5, abs=0.1)
+    for value in (0, 255):
+        assert np.mean([(pixels == value).all() for pixels in plain]) == pytest.approx(1 / 3, abs=0.12)
+    rest = [pixels for pixels in plain if 0 < pixels.mean() < 255]
+    assert len({tuple(pixels[0, 0]) for pixels in rest}) == len(rest)
 
 
 def test_colours_stay_where_nothing_is_to_vary(rng):

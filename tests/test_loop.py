@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from maskwise.errors import SettingsError
 from maskwise.regions import Category
 from maskwise.training import loop, watch
+from maskwise.training.batches import NOTHING
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint
 from maskwise.training.data import Draw, TrainingRegions, read_data
-from maskwise.training.holdout import holdout_answers
+from maskwise.training.holdout import Answers, holdout_answers
 from maskwise.training.loop import network_of, train
 from maskwise.training.optimise import losses_of, make_optimiser, rate_factor, set_mode
 from maskwise.training.settings import (
@@ -446,6 +447,35 @@ def test_smoothing_gives_every_class_its_share():
     even = -sum(log_probability(row, index) for row in range(2) for index in range(3)) / 6
     loss = losses_of(LOGITS, TARGETS, ScheduleSettings(label_smoothing=0.2)).mean()
     assert loss.item() == pytest.approx(0.8 * right + 0.2 * even)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "published"])
+def test_where_nothing_is_to_be_named_every_class_is_as_right_as_any_other(loss):
+    settings = ScheduleSettings(loss=loss)
+    found = losses_of(LOGITS, torch.tensor([NOTHING, 2]), settings)
+    each = torch.stack([losses_of(LOGITS, torch.full((2,), index), settings) for index in range(3)])
+    torch.testing.assert_close(found, torch.stack([each[:, 0].mean(), each[2, 1]]))
+    even = losses_of(torch.zeros(1, 3), torch.tensor([NOTHING]), settings)
+    assert even.item() < found[0].item()
+
+
+def test_accuracy_is_of_what_is_to_be_named():
+    for targets, share in ((torch.tensor([0, NOTHING, 0]), 0.5), (torch.full((3,), NOTHING), 0.0)):
+        assert Answers(torch.eye(3), targets, torch.arange(3), ()).accuracy == share
+
+
+def test_run_learns_to_name_nothing_where_there_is_no_content(objects, tmp_path):
+    run = settings(objects, steps=60, batch_size=16, lr_trunk=3e-3, lr_new=3e-3, label_smoothing=0.0)
+    black, mask = torch.zeros(1, 32, 32, 3, dtype=torch.uint8), torch.zeros(1, 32, 32, dtype=torch.uint8)
+    mask[:, 8:20, 8:20] = 255
+    surest = []
+    for probability in (0.0, 0.3):
+        told = replace(run, augment=replace(run.augment, blank=probability))
+        network = network_of(load_checkpoint(train(told, tmp_path / f"{probability}")))
+        with torch.no_grad():
+            surest.append(network(black, mask).softmax(dim=1).max().item())
+    assert surest[1] < 0.65
+    assert surest[0] > 0.9
 
 
 def test_published_loss_is_the_mean_over_batch_and_classes():

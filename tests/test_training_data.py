@@ -10,7 +10,7 @@ from PIL import Image
 from maskwise.errors import AnnotationError, MaskError, SettingsError
 from maskwise.images import load_image
 from maskwise.regions import Category
-from maskwise.training.batches import Other, Sample, collate
+from maskwise.training.batches import NOTHING, Other, Sample, collate
 from maskwise.training.data import (
     Draw,
     Draws,
@@ -246,6 +246,25 @@ def test_target_is_the_class_of_the_region(coco_folder):
         assert split.categories[target].name == region.name
         red, _, blue = pixels[coverage == 255].mean(axis=0)
         assert (red > blue) == (region.name == "square")
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_views_have_no_content_as_often_as_told_and_nothing_is_named_in_them(coco_folder, probability):
+    settings = shared(coco_folder, 6, blank=probability)
+    regions, told = (TrainingRegions(read_data(run.data), run) for run in (settings, shared(coco_folder, 6)))
+    blank = 0
+    for number in range(200):
+        sample, as_it_is = regions[Draw(number)], told[Draw(number)]
+        assert sample.number == as_it_is.number
+        np.testing.assert_array_equal(sample.coverage, as_it_is.coverage)
+        if sample.target == NOTHING:
+            blank += 1
+            assert not sample.others
+            assert (sample.pixels != as_it_is.pixels).any()
+        else:
+            assert sample.target == as_it_is.target
+            np.testing.assert_array_equal(sample.pixels, as_it_is.pixels)
+    assert blank / 200 == pytest.approx(probability, abs=0.08)
 
 
 # Several regions of one view.

@@ -102,6 +102,19 @@ def sloppy_mask(mask: Mask, settings: AugmentSettings, rng: np.random.Generator)
     )
 
 
+def without_content(shape: tuple[int, ...], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """Pixels that show nothing: black, white or some colour, half of the time with noise on it.
+
+    Args:
+        shape: height, width and 3.
+        rng: source of colour and noise.
+    """
+    extreme = rng.integers(3)
+    colour = (0, 255, rng.uniform(0, 255, 3))[extreme]
+    noise = rng.uniform(0, 128) if rng.random() < 0.5 else 0.0
+    return np.clip(rng.normal(colour, noise, shape), 0, 255).astype(np.uint8)
+
+
 def jitter_colours(
     pixels: UInt8[np.ndarray, "h w 3"], settings: AugmentSettings, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "h w 3"]:

@@ -17,6 +17,8 @@ from maskwise.errors import MaskwiseError
 
 AHEAD = 4
 """Batches that each worker makes ahead."""
+NOTHING = -1
+"""Target of a view without content, in which no class is to be named."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Sample(NamedTuple):
     Attributes:
         pixels: RGB.
         coverage: how much of each pixel the region covers.
-        target: class index.
+        target: class index, or `NOTHING`.
         number: of the region, in the tuple that it is from.
         skipped: images that were drawn for it before and could not be read.
         others: further regions in the view that are learned from.
@@ -72,7 +74,7 @@ class Batch:
         masks: how much of each pixel of its view a region covers; first the regions that the views were drawn for, in
             the views' order, then the others.
         image_of: which view each region lies in.
-        targets: class indices.
+        targets: class indices, or `NOTHING`.
         numbers: of the regions, in the tuple that they are from.
         weights: of the regions' losses.
         skipped: images that could not be read, one for each time.

@@ -34,8 +34,9 @@ from maskwise.training.augment import (
     widen_crop,
     window_batch,
     window_view,
+    without_content,
 )
-from maskwise.training.batches import Other, Sample, Skipped
+from maskwise.training.batches import NOTHING, Other, Sample, Skipped
 from maskwise.training.settings import DataSettings, SourceSettings, TrainSettings, expand
 from maskwise.views import View, ViewSettings
 
@@ -279,12 +280,15 @@ class TrainingRegions(Dataset):
             AnnotationError, MaskError: a mask cannot be made, or is of another size than its image.
         """
         skipped: list[Skipped] = []
+        blank = self.settings.augment.blank
         for attempt in range(TRIES):
             key = (self.settings.schedule.seed, 0, draw.number, attempt)
             rng = np.random.default_rng(key if attempt else key[:3])
             number = self.draw(rng)
             try:
                 view, pixels, coverage = self._render(self.regions[number], draw, rng)
+                if blank and rng.random() < blank:
+                    return Sample(without_content(pixels.shape, rng), coverage, NOTHING, number, tuple(skipped))
                 others = tuple(self._others(number, view, rng))
             except ImageError as error:
                 skipped.append(Skipped(str(self.regions[number].image_path), str(error)))

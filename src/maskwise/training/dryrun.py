@@ -11,6 +11,7 @@ import torch
 from maskwise.files import make_folder
 from maskwise.predictor import Predictor
 from maskwise.sheet import Tile, sheet, write_picture
+from maskwise.training.batches import NOTHING
 from maskwise.training.builder import build_network
 from maskwise.training.data import Draws, Split, TrainingRegions, read_data
 from maskwise.training.loop import probe_size
@@ -66,7 +67,8 @@ def first_samples(split: Split, settings: TrainSettings, count: int = SHOWN) -> 
     for draw in islice(chain.from_iterable(Draws(settings, 0)), count):
         pixels, coverage, target, number, *_ = samples[draw]
         size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
-        tiles.append(Tile(pixels, coverage, (split.names[target], split.train[number].image_path.name, size)))
+        name = "nothing to name" if target == NOTHING else split.names[target]
+        tiles.append(Tile(pixels, coverage, (name, split.train[number].image_path.name, size)))
     return tiles
 
 

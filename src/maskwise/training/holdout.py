@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maskwise.calibration import fit_temperature
 from maskwise.errors import InputError
 from maskwise.regions import LabelledRegion
-from maskwise.training.batches import Skipped, read_batches
+from maskwise.training.batches import NOTHING, Skipped, read_batches
 from maskwise.training.data import PlainRegions, Split
 from maskwise.training.settings import TrainSettings
 
@@ -43,8 +43,9 @@ class Answers:
 
 
 def accuracy(logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Share of rows whose largest logit is the target's."""
-    return (logits.argmax(dim=1) == targets).float().mean()
+    """Share of rows whose largest logit is the target's, those left out in which nothing is to be named."""
+    right = logits.argmax(dim=1) == targets
+    return right.sum() / (targets != NOTHING).sum().clamp(min=1)
 
 
 def temperature_of(

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from maskwise import __version__
 from maskwise.errors import InputError, SettingsError
 from maskwise.files import make_folder, write_json
-from maskwise.training.batches import Batch, read_batches
+from maskwise.training.batches import NOTHING, Batch, read_batches
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import (
     Checkpoint,
@@ -334,7 +334,7 @@ def take_step(run: Run, batch: Batch) -> dict[str, Tensor]:
     losses = {"train/loss": (weights * losses_of(logits.float(), batch.targets, schedule)).sum()}
     if told is not None:
         distances = distances_to_teacher(told.float(), run.teacher[batch.numbers])
-        taught = run.settings.teacher.weight * (weights * distances).sum()
+        taught = run.settings.teacher.weight * (weights * distances * (batch.targets != NOTHING)).sum()
         names = losses["train/loss"]
         losses = {"train/loss": names + taught, "train/loss_names": names, "train/loss_teacher": taught}
     # Gradients are averaged over processes, each of which may have more views of the batch than another.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskwise.errors import SettingsError
+from maskwise.training.batches import NOTHING
 from maskwise.training.network import RegionClassifier
 from maskwise.training.settings import ScheduleSettings, TrainSettings
 
@@ -47,12 +48,14 @@ def losses_of(logits: Tensor, targets: Tensor, settings: ScheduleSettings) -> Te
     """The loss of each region: cross entropy with label smoothing, or the published one.
 
     The published loss is the mean over classes of -onehot * log(p + 1e-7): cross entropy over the number of classes,
-    but for the small term.
+    but for the small term. Where the target is `NOTHING`, every class is as right as any other.
     """
+    nothing = targets == NOTHING
+    wanted = F.one_hot(targets.clamp(min=0), logits.shape[1]).to(logits.dtype)
+    wanted[nothing] = 1 / logits.shape[1]
     if settings.loss == "cross_entropy":
-        return F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing, reduction="none")
-    right = logits.softmax(dim=1).gather(1, targets[:, None])[:, 0]
-    return -torch.log(right + 1e-7) / logits.shape[1]
+        return F.cross_entropy(logits, wanted, label_smoothing=settings.label_smoothing, reduction="none")
+    return -(wanted * torch.log(logits.softmax(dim=1) + 1e-7)).mean(dim=1)
 
 
 def set_mode(network: RegionClassifier, *, head_only: bool, frozen: Sequence[str] = ()) -> None:

@@ -114,6 +114,8 @@ class AugmentSettings:
     """Probability that the mask is made sloppy: dilated, eroded, shifted, boxed, or a coarse polygon."""
     mask_strength: float = 0.15
     """Largest dilation or erosion over the region's size (square root of its area); shifts are up to 2/3 of it."""
+    blank: float = 0.0
+    """Probability that a view has no content, one colour or noise; nothing is to be named in it: all classes alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +216,7 @@ class TrainSettings:
             "data.holdout": self.data.holdout,
             "augment.flip": self.augment.flip,
             "augment.mask_jitter": self.augment.mask_jitter,
+            "augment.blank": self.augment.blank,
             "schedule.average": self.schedule.average,
             "schedule.label_smoothing": self.schedule.label_smoothing,
         }
