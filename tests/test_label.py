@@ -155,6 +155,7 @@ def test_nothing_is_left_of_a_run_that_named_no_image(segments, model, tmp_path)
     segments.write_text(json.dumps(content))
     with pytest.raises(MaskError, match="neither 'segmentation' nor 'bbox'"):
         run(segments, model, tmp_path / "out.json")
+    assert not list(tmp_path.glob("out.json*"))
     segments.write_text(good)
     assert run(segments, model, tmp_path / "out.json") == len(content["annotations"])
 

@@ -94,9 +94,11 @@ def test_a_model_whose_masks_act_inside_the_trunk_has_a_view_for_each(predictor,
     assert len(predictor.plan(as_masks(masks, (90, 120)))) == len(masks)
 
 
-def test_refuses_an_unknown_mode():
+def test_refuses_an_unknown_mode_and_no_threads():
     with pytest.raises(InputError, match="mode 'fast'; accepted are auto, exact, shared"):
         Predictor(mode="fast")
+    with pytest.raises(InputError, match="0 threads; at least 1 is needed"):
+        Predictor(threads=0)
 
 
 def test_probabilities_are_a_distribution_over_the_classes(predictor, image, masks):

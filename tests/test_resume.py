@@ -175,7 +175,7 @@ def test_images_that_cannot_be_read_are_named_once_and_the_run_resumes_the_same(
     assert skipped["count"] == 4
     assert skipped["samples"] >= 3
     for name in names:
-        assert errors.count(f"maskwise train: skipped: {name}: ") == 1
+        assert errors.count(f"maskwise: skipped: {name}: ") == 1
     interrupt(run, tmp_path / "broken", monkeypatch, after=11)
     train(run, tmp_path / "broken")
     same_end(tmp_path / "broken", tmp_path / "unbroken")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import msgspec
 import numpy as np
@@ -119,7 +120,7 @@ def label(
     if _run_key(coco, predictor, top) != key:
         raise AnnotationError(f"{coco.path}: has changed while it was being named; begin anew")
     write_named(coco, answers, output)
-    partial.unlink()
+    partial.unlink(missing_ok=True)  # There is none where there was nothing to name.
     return sum(len(task.rows) for task in open_tasks)
 
 
@@ -281,16 +282,20 @@ def _kept(partial: Path, key: str) -> Iterator[tuple[Id, list[Answer]]]:
 
 @contextmanager
 def _appending(path: Path, key: str, *, fresh: bool) -> Iterator[Callable[[Id, list[Answer]], None]]:
-    """Append finished images to the partial file, each line flushed."""
-    if fresh:
-        write_json(path, {"key": key}, indent=None)
-    else:
+    """Append finished images to the partial file, each line flushed; a fresh one is there from the first image on."""
+    if not fresh:
         _cut_after_last_line(path)
-    with open(path, "a", encoding="utf-8") as file:
+    with ExitStack() as stack:
+
+        @cache
+        def opened() -> TextIO:
+            if fresh:
+                write_json(path, {"key": key}, indent=None)
+            return stack.enter_context(open(path, "a", encoding="utf-8"))
 
         def append(image_id: Id, answers: list[Answer]) -> None:
-            file.write(json.dumps({"image_id": image_id, "answers": answers}) + "\n")
-            file.flush()
+            opened().write(json.dumps({"image_id": image_id, "answers": answers}) + "\n")
+            opened().flush()
 
         yield append
 

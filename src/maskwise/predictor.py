@@ -93,11 +93,13 @@ class Predictor:
             threads: processor threads; all cores where left out.
 
         Raises:
-            InputError: another mode.
+            InputError: another mode, or fewer threads than one.
             ModelError: the file or the device cannot be used.
         """
         if mode not in MODES:
             raise InputError(f"mode {mode!r}; accepted are {', '.join(MODES)}")
+        if threads is not None and threads < 1:
+            raise InputError(f"{threads} threads; at least 1 is needed")
         self.mode = mode
         self._runner = Runner(model, threads=threads, device=device)
         self.info = self._runner.info

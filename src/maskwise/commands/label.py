@@ -49,7 +49,7 @@ class Command:
         from maskwise.predictor import Predictor
 
         coco = read_coco(self.segments, labelled=False)
-        threads = self.threads or (1 if self.engine == "ray" else None)
+        threads = 1 if self.threads is None and self.engine == "ray" else self.threads
         predictor_of = partial(Predictor, self.model, mode=self.mode, device=self.device, threads=threads)
         named = label(coco, self.images, self.output, predictor_of, top=self.top, engine=self.engine)
         print(f"{self.output}: {len(coco.index.start)} annotations, {named} named in this run")

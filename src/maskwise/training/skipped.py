@@ -32,7 +32,7 @@ class SkippedImages:
         """Name images on stderr, each once in a run."""
         for image in skipped:
             if image.name not in self.names and image.name not in self.earlier["names"]:
-                tqdm.write(f"maskwise train: skipped: {image.why}", file=sys.stderr)
+                tqdm.write(f"maskwise: skipped: {image.why}", file=sys.stderr)
             self.names.add(image.name)
 
     def count(self, batch: Batch) -> None:
