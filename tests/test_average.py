@@ -51,6 +51,7 @@ def test_command_calibrates_anew_and_makes_a_model_seen_at_the_given_size(tmp_pa
     record = read_json(tmp_path / "mean" / "run.json")
     assert record["settings"]["view"]["size"] == 48
     assert [one["size"] for one in record["averaged"]] == [64, 64]
+    assert record["settings"]["run"]["note"] == f"the mean of the weights of {SETTINGS.run.name} (2 runs)"
     assert record["temperature"] != 2.0
     predictor = Predictor(tmp_path / "mean" / "model.onnx")
     assert (predictor.info.name, predictor.info.view.size) == ("both", 48)

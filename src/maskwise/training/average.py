@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +65,10 @@ def average(runs: Sequence[Path], folder: Path, *, size: int | None = None, name
         if settings.view.kind == "whole":
             raise SettingsError(f"{runs[0]}: sees whole images, which have sizes of their own; leave out the size")
         settings = replace(settings, view=replace(settings.view, size=size))
-    note = "the mean of the weights of " + ", ".join(one.settings.run.name for one in checkpoints)
+    names = Counter(one.settings.run.name for one in checkpoints)
+    note = "the mean of the weights of " + ", ".join(
+        name + (f" ({count} runs)" if count > 1 else "") for name, count in names.items()
+    )
     settings = replace(settings, run=replace(settings.run, name=name or settings.run.name, note=note))
     mean = replace(first, settings=settings, tensors=mean_of([one.part("model") for one in checkpoints]))
     make_folder(folder)
