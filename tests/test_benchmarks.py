@@ -1,8 +1,10 @@
 """What the benchmarks' figures stand on: the made scenes, medians of ratios, memory of a process of its own."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import averages
 import growth
 import growth_page
 import numpy as np
@@ -18,8 +20,11 @@ from machine import in_own_process, peak_megabytes
 from maskwise import load_image
 from maskwise.coco import read_coco
 from maskwise.training.batches import Sample, collate
-from maskwise.training.settings import ScheduleSettings, TrainSettings, WindowSettings
+from maskwise.training.data import read_data
+from maskwise.training.processes import make_accelerator
+from maskwise.training.settings import ScheduleSettings, SourceSettings, TrainSettings, WindowSettings
 from maskwise.views import ViewSettings
+from tiny_model import SETTINGS, tiny_checkpoint
 
 
 def test_made_masks_have_sizes_like_cocos():
@@ -171,3 +176,20 @@ def test_page_of_training_gives_the_share_and_the_hours():
     text = training.page(found)
     assert "| `recipes/a.toml` | 32 | 9.5 | 10.0 | 95 % |" in text
     assert "| `recipes/a.toml` | 2.0 million | 1.2 |" in text
+
+
+def test_run_averaged_with_itself_has_the_figures_of_the_run_and_is_in_the_table(tmp_path, coco_folder):
+    source = SourceSettings(images="images", annotations="annotations.json")
+    data = replace(SETTINGS.data, data_root=str(coco_folder), sources=(source,), holdout=0.5)
+    for seed, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        tiny_checkpoint(tmp_path / name / "final.safetensors", replace(SETTINGS, data=data), seed=seed)
+    split, accelerator = read_data(data), make_accelerator("cpu", bf16=False)
+    lines = [
+        averages.line_of("+".join(str(tmp_path / name) for name in candidate), 64, split, accelerator)
+        for candidate in ("a", "aa", "ab")
+    ]
+    once, twice, both = ({**line, "candidate": ""} for line in lines)
+    assert once == twice != both
+    assert 0 < once["nothing_mean"] <= once["nothing_most"] < 1
+    assert f"| a + b | 64 | {100 * both['all']['micro']:.1f} % |" in averages.page(lines)
