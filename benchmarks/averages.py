@@ -1,7 +1,7 @@
 """Means of runs, at several sizes of view: how well each names the held-out regions, and how sure it is of nothing.
 
 A candidate is a run folder, or several joined by `+`; one that is named twice counts twice. The networks answer in
-bfloat16 as they learned, before they are stored as a model file.
+bfloat16 on the processor, not as the model files that are made of them.
 
 Run from the repository's root:
 python benchmarks/averages.py runs/dinov2-0 runs/dinov2-0+runs/dinov2-1 --sizes 168 224 -o benchmarks/results/averages
@@ -17,28 +17,37 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from machine import described, surroundings
 from torch import Tensor, nn
 
+from maskwise.errors import SettingsError
 from maskwise.files import write_json, write_text
 from maskwise.report import percent, table
-from maskwise.training.augment import without_content
-from maskwise.training.average import mean_of
-from maskwise.training.checkpoint import Checkpoint, load_checkpoint
+from maskwise.training.average import check_alike, mean_of
+from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import PlainRegions, Split, read_data
 from maskwise.training.holdout import holdout_answers, temperature_of
 from maskwise.training.loop import FINAL, network_of
 from maskwise.training.processes import make_accelerator
+from maskwise.training.settings import DataSettings, TrainSettings
 from maskwise.training.watch import holdout_scalars
 
 EMPTY = 64
-"""As many of the held-out regions are shown without content; each once black, once white, once of a colour or noise."""
+"""As many of the held-out regions are shown without content; each once black, once white, once noise."""
 
 
-def mean_network(candidate: str) -> tuple[nn.Module, Checkpoint]:
-    """The network of a candidate, and the checkpoint of its first run."""
-    checkpoints = [load_checkpoint(Path(run) / FINAL) for run in candidate.split("+")]
+def mean_network(candidate: str) -> tuple[nn.Module, TrainSettings]:
+    """The network of a candidate, and the settings of its first run.
+
+    Raises:
+        SettingsError: runs that cannot be averaged.
+    """
+    runs = [Path(run) for run in candidate.split("+")]
+    checkpoints = [load_checkpoint(run / FINAL) for run in runs]
+    for run, other in zip(runs, checkpoints, strict=True):
+        check_alike(run, checkpoints[0], other)
     mean = replace(checkpoints[0], tensors=mean_of([one.part("model") for one in checkpoints]))
-    return network_of(mean), mean
+    return network_of(mean), mean.settings
 
 
 def surest_of_nothing(
@@ -47,9 +56,10 @@ def surest_of_nothing(
     """The probability of the likeliest name where there is nothing to see: the mean, and the highest."""
     rng = np.random.default_rng(0)
     views, masks = [], []
-    for number in range(0, len(seen), max(len(seen) // EMPTY, 1)):
+    for number in np.unique(np.linspace(0, len(seen) - 1, EMPTY).round().astype(int)).tolist():
         pixels, coverage, *_ = seen[number]
-        views += [np.zeros_like(pixels), np.full_like(pixels, 255), without_content(pixels.shape, rng)]
+        noise = rng.integers(0, 256, pixels.shape, dtype=np.uint8)
+        views += [np.zeros_like(pixels), np.full_like(pixels, 255), noise]
         masks += [coverage] * 3
     with torch.no_grad(), accelerator.autocast():
         logits = network(torch.from_numpy(np.stack(views)), torch.from_numpy(np.stack(masks))).float()
@@ -61,51 +71,56 @@ def figures(logits: Tensor, targets: Tensor, split: Split) -> dict[str, float]:
     """How well regions are named, and how likely their names are."""
     found = holdout_scalars(logits, targets, split.names)
     keys = {"micro": "holdout/accuracy", "macro": "holdout/accuracy_classes", "loss": "holdout/loss"}
-    return {name: round(found[key], 4) for name, key in keys.items()}
+    return {"regions": len(targets)} | {name: round(found[key], 4) for name, key in keys.items()}
 
 
-def line_of(candidate: str, size: int, split: Split, accelerator: Accelerator) -> dict[str, Any]:
-    """The figures of one candidate at one size; those of regions that set the temperature apart."""
-    network, checkpoint = mean_network(candidate)
-    settings = replace(checkpoint.settings, view=replace(checkpoint.settings.view, size=size))
+def line_of(candidate: str, size: int, data: DataSettings, accelerator: Accelerator) -> dict[str, Any]:
+    """The figures of one candidate at one size; those of regions that set the temperature apart.
+
+    Raises:
+        SettingsError: runs that cannot be averaged, or that learned from other data than those given.
+    """
+    network, settings = mean_network(candidate)
+    if replace(settings.data, workers=data.workers) != data:
+        raise SettingsError(f"{candidate}: learned from other data than the first candidate; compare it apart")
+    settings = replace(settings, view=replace(settings.view, size=size))
+    split = read_data(data)
     answers = holdout_answers(network, split, settings, accelerator)
-    temperature = temperature_of(answers.logits, answers.targets, split, settings.data.class_power)
-    logits, coco = answers.logits / temperature, torch.from_numpy(split.calibrates)
+    split = split.holding(answers.numbers.tolist())
+    temperature = temperature_of(answers.logits, answers.targets, split, data.class_power)
+    logits, calibrating = answers.logits / temperature, torch.from_numpy(split.calibrates)
     seen = PlainRegions(split.holdout, settings.view, split.categories)
     return {
         "candidate": " + ".join(Path(run).name for run in candidate.split("+")),
         "size": size,
-        "regions": len(logits),
-        "coco_regions": int(coco.sum()),
         "all": figures(logits, answers.targets, split),
-        "coco": figures(logits[coco], answers.targets[coco], split),
+        "calibrating": figures(logits[calibrating], answers.targets[calibrating], split),
         **surest_of_nothing(network, temperature, seen, accelerator),
     }
 
 
-def page(lines: list[dict[str, Any]]) -> str:
+def page(found: dict[str, Any]) -> str:
     """The table to read."""
+    lines = found["lines"]
     rows = [
-        (
-            line["candidate"],
-            line["size"],
-            *(percent(line["all"][key]) for key in ("micro", "macro")),
-            f"{line['all']['loss']:.3f}",
-            *(percent(line["coco"][key]) for key in ("micro", "macro")),
-            f"{line['coco']['loss']:.3f}",
-            f"{percent(line['nothing_mean'])}, {percent(line['nothing_most'])}",
-        )
+        (line["candidate"], line["size"], *_figures(line["all"]), *_figures(line["calibrating"]),
+         f"{percent(line['nothing_mean'])}, {percent(line['nothing_most'])}")
         for line in lines
-    ]
-    header = ("mean of", "pixels", "all: regions", "classes", "loss", "COCO: regions", "classes", "loss")
+    ]  # fmt: skip
+    header = ("mean of", "pixels", "all: regions", "classes", "loss", "calibrating: regions", "classes", "loss")
     return (
         "# Means of runs\n\n"
-        f"On {lines[0]['regions']} held-out regions of training images, {lines[0]['coco_regions']} of them COCO's."
-        " Loss: mean of -log p of the true name, calibrated. Surest of nothing: the probability of the likeliest name"
-        " where a view is black, white, of one colour, or noise; the mean, and the highest.\n\n"
+        f"On {lines[0]['all']['regions']} held-out regions of training images; on"
+        f" {lines[0]['calibrating']['regions']} of them the temperature is set (COCO's, in the recipe of the model to"
+        " embed). Loss: mean of -log p of the true name, calibrated. Surest of nothing: the probability of the likeliest name where a view is black, white or"
+        f" noise, the mean and the highest; runs may have learned from such views (`augment.blank`).\n\n"
         + table((*header, "surest of nothing"), rows)
-        + "\n"
+        + f"\n\n{described(found)}\n"
     )
+
+
+def _figures(found: dict[str, float]) -> tuple[str, str, str]:
+    return percent(found["micro"]), percent(found["macro"]), f"{found['loss']:.3f}"
 
 
 def main() -> None:
@@ -115,15 +130,15 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[168], help="sides of the views, pixels")
     parser.add_argument("-o", "--output", type=Path, required=True, help="without suffix: .json and .md are written")
     args = parser.parse_args()
-    split = read_data(load_checkpoint(Path(args.candidates[0].split("+")[0]) / FINAL).settings.data)
+    found = {**surroundings("torch", "timm"), "lines": []}
+    data = mean_network(args.candidates[0])[1].data
     accelerator = make_accelerator("cpu", bf16=True)
-    lines = []
     for candidate in args.candidates:
         for size in args.sizes:
-            lines.append(line_of(candidate, size, split, accelerator))
-            print(lines[-1], flush=True)
-    write_json(args.output.with_suffix(".json"), lines)
-    write_text(args.output.with_suffix(".md"), page(lines))
+            found["lines"].append(line_of(candidate, size, data, accelerator))
+            print(found["lines"][-1], flush=True)
+    write_json(args.output.with_suffix(".json"), found)
+    write_text(args.output.with_suffix(".md"), page(found))
 
 
 if __name__ == "__main__":

@@ -45,8 +45,9 @@ def trial(folder: Path, *, val: bool) -> dict[str, Any]:
     predictor = Predictor(folder / "model.onnx", mode="exact")
     root = Path(expand(settings.data.data_root)) / "coco"
     steps = sum(one["steps"] for one in run.get("averaged", [])) or settings.schedule.steps
+    seed = settings.schedule.seed if "averaged" not in run else 0
     line = {
-        "name": settings.run.name,
+        "name": settings.run.name + (f", seed {seed}" if seed else ""),
         "note": settings.run.note,
         "storage": predictor.info.training["storage"],
         "megabytes": round((folder / "model.onnx").stat().st_size / 1e6, 1),

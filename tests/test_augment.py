@@ -158,6 +158,8 @@ def test_what_has_no_content_is_one_colour_or_noise_often_black_or_white(rng):
         assert np.mean([(pixels == value).all() for pixels in plain]) == pytest.approx(1 / 3, abs=0.12)
     rest = [pixels for pixels in plain if 0 < pixels.mean() < 255]
     assert len({tuple(pixels[0, 0]) for pixels in rest}) == len(rest)
+    spreads = sorted(pixels.std() for pixels in drawn if (pixels != pixels[0, 0]).any())
+    assert spreads[0] < 10 < 60 < spreads[-1]
 
 
 def test_colours_stay_where_nothing_is_to_vary(rng):

@@ -19,8 +19,11 @@ from machine import in_own_process, peak_megabytes
 
 from maskwise import load_image
 from maskwise.coco import read_coco
+from maskwise.errors import SettingsError
+from maskwise.training.average import average
 from maskwise.training.batches import Sample, collate
-from maskwise.training.data import read_data
+from maskwise.training.checkpoint import load_checkpoint
+from maskwise.training.data import PlainRegions, read_data
 from maskwise.training.processes import make_accelerator
 from maskwise.training.settings import ScheduleSettings, SourceSettings, TrainSettings, WindowSettings
 from maskwise.views import ViewSettings
@@ -178,18 +181,59 @@ def test_page_of_training_gives_the_share_and_the_hours():
     assert "| `recipes/a.toml` | 2.0 million | 1.2 |" in text
 
 
-def test_run_averaged_with_itself_has_the_figures_of_the_run_and_is_in_the_table(tmp_path, coco_folder):
+@pytest.fixture
+def two_runs(tmp_path, coco_folder):
+    """Folders of two runs whose data are two sources, one of which does not calibrate."""
     source = SourceSettings(images="images", annotations="annotations.json")
-    data = replace(SETTINGS.data, data_root=str(coco_folder), sources=(source,), holdout=0.5)
+    sources = (source, replace(source, calibrate=False))
+    data = replace(SETTINGS.data, data_root=str(coco_folder), sources=sources, holdout=0.5)
     for seed, name in enumerate(("a", "b")):
         (tmp_path / name).mkdir()
         tiny_checkpoint(tmp_path / name / "final.safetensors", replace(SETTINGS, data=data), seed=seed)
-    split, accelerator = read_data(data), make_accelerator("cpu", bf16=False)
-    lines = [
-        averages.line_of("+".join(str(tmp_path / name) for name in candidate), 64, split, accelerator)
-        for candidate in ("a", "aa", "ab")
-    ]
-    once, twice, both = ({**line, "candidate": ""} for line in lines)
-    assert once == twice != both
-    assert 0 < once["nothing_mean"] <= once["nothing_most"] < 1
-    assert f"| a + b | 64 | {100 * both['all']['micro']:.1f} % |" in averages.page(lines)
+    return [tmp_path / name for name in ("a", "b")]
+
+
+def test_figures_of_a_mean_are_those_of_the_run_that_average_makes(tmp_path, two_runs):
+    data, accelerator = averages.mean_network(str(two_runs[0]))[1].data, make_accelerator("cpu", bf16=False)
+    once, twice, both = (
+        averages.line_of("+".join(map(str, runs)), 64, data, accelerator)
+        for runs in (two_runs[:1], two_runs[:1] * 2, two_runs)
+    )
+    assert {**once, "candidate": ""} == {**twice, "candidate": ""}
+    assert once["all"] != both["all"]
+    assert 0 < once["calibrating"]["regions"] < once["all"]["regions"]
+    made = load_checkpoint(average(two_runs, tmp_path / "mean"))
+    assert made.record["holdout_accuracy"] == both["all"]["micro"]
+    page = averages.page({**RECORD, "lines": [once, both]})
+    assert f"| a + b | 64 | {100 * both['all']['micro']:.1f} % |" in page
+
+
+def test_means_are_of_runs_that_learned_alike(two_runs):
+    data, accelerator = averages.mean_network(str(two_runs[0]))[1].data, make_accelerator("cpu", bf16=False)
+    with pytest.raises(SettingsError, match="learned from other data"):
+        averages.line_of(str(two_runs[0]), 64, replace(data, holdout=0.25), accelerator)
+    tiny_checkpoint(two_runs[1] / "final.safetensors", seed=1)
+    with pytest.raises(SettingsError, match="has other data"):
+        averages.mean_network("+".join(map(str, two_runs)))
+
+
+def test_surest_of_nothing_is_of_calibrated_answers_to_black_white_and_noise(two_runs):
+    shown = []
+
+    class Says(torch.nn.Module):
+        def forward(self, images, _masks):
+            shown.append(images.flatten(1).float())
+            return torch.tensor([[2.0, 0.0, 0.0]] + [[0.0] * 3] * (len(images) - 1))
+
+    settings = averages.mean_network(str(two_runs[0]))[1]
+    split = read_data(settings.data)
+    seen = PlainRegions(split.holdout, settings.view, split.categories)
+    found = averages.surest_of_nothing(Says(), 2.0, seen, make_accelerator("cpu", bf16=False))
+    surest = np.e / (np.e + 2)
+    count = len(shown[0])
+    assert found["nothing_most"] == pytest.approx(surest, abs=1e-4)
+    assert found["nothing_mean"] == pytest.approx((surest + (count - 1) / 3) / count, abs=1e-4)
+    assert count == 3 * len(seen)
+    assert (shown[0][0::3] == 0).all()
+    assert (shown[0][1::3] == 255).all()
+    assert (shown[0][2::3].std(dim=1) > 50).all()

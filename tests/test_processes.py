@@ -39,7 +39,7 @@ def together(objects, **more):
     """A run in which two processes have unlike shares of each batch, and parts learn at some steps and parts never."""
     schedule = {"steps": 8, "batch_size": 5, "head_steps": 2, "frozen": ("layer1",), "average": 0.9} | more
     run = {"log_every": 1, "validate_every": 4, "checkpoint_every": 2, "export": "fp32"}
-    return settings(objects, augment=AugmentSettings(), run=run, **schedule)
+    return settings(objects, augment=AugmentSettings(blank=0.3), run=run, **schedule)
 
 
 def close(one, other):

@@ -78,6 +78,7 @@ def test_settings_survive_json(tmp_path):
         ("[[data.sources]]\nannotations = 'a'", r"required field missing @ \$\.data\.sources\.images"),
         ("[view]\nsize = 0", r"r\.toml: view size 0, .*each must be at least 1"),
         ("[network]\ndropout = 1", r"r\.toml: network\.dropout is 1\.0; accepted is a fraction from 0 to below 1"),
+        ("[augment]\nblank = 1", r"r\.toml: augment\.blank is 1\.0; accepted is a fraction from 0 to below 1"),
         ("[augment]\nflip = 1.1", r"augment\.flip is 1\.1"),
         ("[view]\nkind = 'whole'", r"enable window, or set schedule\.batch_size to 1"),
         ("[network]\nmerge = 'hard'\nbranch_stride = 2", "merge 'hard' has no convolution"),

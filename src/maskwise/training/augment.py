@@ -109,8 +109,7 @@ def without_content(shape: tuple[int, ...], rng: np.random.Generator) -> UInt8[n
         shape: height, width and 3.
         rng: source of colour and noise.
     """
-    extreme = rng.integers(3)
-    colour = (0, 255, rng.uniform(0, 255, 3))[extreme]
+    colour = (0, 255, rng.uniform(0, 255, 3))[rng.integers(3)]
     noise = rng.uniform(0, 128) if rng.random() < 0.5 else 0.0
     return np.clip(rng.normal(colour, noise, shape), 0, 255).astype(np.uint8)
 

@@ -59,7 +59,7 @@ def average(runs: Sequence[Path], folder: Path, *, size: int | None = None, name
     checkpoints = [load_checkpoint(path) for path in paths]
     first = checkpoints[0]
     for run, other in zip(runs, checkpoints, strict=True):
-        _check_alike(run, first, other)
+        check_alike(run, first, other)
     settings = first.settings
     if size is not None:
         if settings.view.kind == "whole":
@@ -84,7 +84,17 @@ def mean_of(weights: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return means
 
 
-def _check_alike(run: Path, first: Checkpoint, other: Checkpoint) -> None:
+def check_alike(run: Path, first: Checkpoint, other: Checkpoint) -> None:
+    """Refuse a run that cannot be averaged with another.
+
+    Args:
+        run: what the run is called in the message.
+        first: the other run.
+        other: the run.
+
+    Raises:
+        SettingsError: it has not ended, or has another network, initial weights, classes or data.
+    """
     here, there = first.settings, other.settings
     alike = {
         "another network": here.network == there.network,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from maskwise.calibration import fit_temperature
 from maskwise.errors import InputError
 from maskwise.regions import LabelledRegion
-from maskwise.training.batches import NOTHING, Skipped, read_batches
+from maskwise.training.batches import Skipped, read_batches
 from maskwise.training.data import PlainRegions, Split
 from maskwise.training.settings import TrainSettings
 
@@ -39,13 +39,7 @@ class Answers:
     @property
     def accuracy(self) -> float:
         """Share that is named right."""
-        return accuracy(self.logits, self.targets).item()
-
-
-def accuracy(logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Share of rows whose largest logit is the target's, those left out in which nothing is to be named."""
-    right = logits.argmax(dim=1) == targets
-    return right.sum() / (targets != NOTHING).sum().clamp(min=1)
+        return (self.logits.argmax(dim=1) == self.targets).float().mean().item()
 
 
 def temperature_of(

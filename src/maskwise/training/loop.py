@@ -32,7 +32,7 @@ from maskwise.training.checkpoint import (
     restore_optimiser,
 )
 from maskwise.training.data import Draws, Split, TrainingRegions, batch_shape, read_data
-from maskwise.training.holdout import accuracy, holdout_answers, temperature_of
+from maskwise.training.holdout import Answers, holdout_answers, temperature_of
 from maskwise.training.network import RegionClassifier
 from maskwise.training.optimise import check_frozen, losses_of, make_optimiser, rate_factor, set_mode
 from maskwise.training.processes import (
@@ -279,8 +279,8 @@ def _steps(run: Run, log: SummaryWriter | None) -> None:
             run.step += 1
             progress.update(schedule.batch_size)
             if run.step % settings.run.log_every == 0 or run.step == schedule.steps:
-                means = mean_over_processes(values, run.accelerator)
-                progress.set_postfix(loss=f"{means['train/loss']:.3f}", accuracy=f"{means['train/accuracy']:.2f}")
+                means = _of_whole_batch(values, run.accelerator)
+                progress.set_postfix({name.removeprefix("train/"): f"{value:.2f}" for name, value in means.items()})
                 _log(run, log, {**means, "speed/images_per_s": speed.rate()})
             if run.step % settings.run.validate_every == 0 and run.split.holdout:
                 with speed.paused():
@@ -297,7 +297,8 @@ def _steps(run: Run, log: SummaryWriter | None) -> None:
 
 def _validate(run: Run, log: SummaryWriter | None) -> str:
     """Log how the held-out regions are named, and draw the worst; gives the main figures as words."""
-    logits, targets = _holdout_logits(run)
+    answers = _holdout_answers(run)
+    logits, targets = answers.logits, answers.targets
     values = holdout_scalars(logits, targets, run.split.names)
     _log(run, log, values)
     if log is not None:
@@ -316,7 +317,7 @@ def _log(run: Run, log: SummaryWriter | None, values: dict[str, float]) -> None:
 
 
 def take_step(run: Run, batch: Batch) -> dict[str, Tensor]:
-    """One optimiser step; gives what is logged of it, whose mean over the processes is the whole batch's."""
+    """One optimiser step; gives losses, whose mean over the processes is the whole batch's, and counts."""
     schedule, accelerator = run.settings.schedule, run.accelerator
     device = accelerator.device
     # Dropout alone draws from it: a resumed run draws the same, and each process its own.
@@ -345,8 +346,16 @@ def take_step(run: Run, batch: Batch) -> dict[str, Tensor]:
     run.optimiser.step()
     run.optimiser.zero_grad()
     _average(run)
-    values = {**losses, "train/accuracy": accuracy(logits[:views], batch.targets[:views])}
-    return {name: value.detach() * share for name, value in values.items()}
+    targets = batch.targets[:views]
+    counts = {"right": (logits[:views].argmax(dim=1) == targets).sum(), "named": (targets != NOTHING).sum()}
+    return {name: value.detach() * share for name, value in losses.items()} | counts
+
+
+def _of_whole_batch(values: dict[str, Tensor], accelerator: accelerate.Accelerator) -> dict[str, float]:
+    """What is logged of a step: the losses and, where anything was to be named, the accuracy."""
+    means = mean_over_processes(values, accelerator)
+    right, named = means.pop("right"), means.pop("named")
+    return means | ({"train/accuracy": right / named} if named else {})
 
 
 def _average(run: Run) -> None:
@@ -356,24 +365,24 @@ def _average(run: Run) -> None:
         run.average.module.load_state_dict(run.bare.state_dict()) if young else run.average.update_parameters(run.bare)
 
 
-def _holdout_logits(run: Run) -> tuple[Tensor, Tensor]:
-    """Logits (N x classes) and class indices (N) of the run's held-out regions; all processes must call.
+def _holdout_answers(run: Run) -> Answers:
+    """Answers on the run's held-out regions; all processes must call.
 
     Regions whose images cannot be read are left out of the run's split from here on.
     """
     answers = holdout_answers(run.best, run.split, run.settings, run.accelerator)
     run.skipped.name(answers.skipped)
     run.split = run.split.holding(answers.numbers.tolist())
-    return answers.logits, answers.targets
+    return answers
 
 
 def _finish(run: Run) -> Checkpoint:
     """Calibrate and keep only the weights to use."""
     temperature = 1.0
     if run.split.holdout:
-        logits, targets = _holdout_logits(run)
-        temperature = temperature_of(logits, targets, run.split, run.settings.data.class_power)
-        run.record["holdout_accuracy"] = round(accuracy(logits, targets).item(), 4)
+        answers = _holdout_answers(run)
+        temperature = temperature_of(answers.logits, answers.targets, run.split, run.settings.data.class_power)
+        run.record["holdout_accuracy"] = round(answers.accuracy, 4)
     run.record["skipped_images"] = run.skipped.record()
     tensors = {f"model.{name}": t for name, t in run.best.state_dict().items() if not name.startswith("teach.")}
     return Checkpoint(run.settings, run.split.categories, run.step, temperature, run.record, tensors)

@@ -115,7 +115,7 @@ class AugmentSettings:
     mask_strength: float = 0.15
     """Largest dilation or erosion over the region's size (square root of its area); shifts are up to 2/3 of it."""
     blank: float = 0.0
-    """Probability that a view has no content, one colour or noise; nothing is to be named in it: all classes alike."""
+    """Probability, below 1, that a view shows nothing (black, white, a colour, noise): all classes are alike right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +221,7 @@ class TrainSettings:
             "schedule.label_smoothing": self.schedule.label_smoothing,
         }
         for name, value in checks.items():
-            if not 0 <= value < 1 and not (value == 1 and name.startswith("augment")):
+            if not 0 <= value < 1 and not (value == 1 and name in ("augment.flip", "augment.mask_jitter")):
                 raise SettingsError(f"{name} is {value}; accepted is a fraction from 0 to below 1")
         if self.view.kind == "whole" and not self.window.enabled and self.schedule.batch_size != 1:
             raise SettingsError(
