@@ -112,10 +112,9 @@ def page(found: dict[str, Any]) -> str:
         "# Means of runs\n\n"
         f"On {lines[0]['all']['regions']} held-out regions of training images; on"
         f" {lines[0]['calibrating']['regions']} of them the temperature is set (COCO's, in the recipe of the model to"
-        " embed). Loss: mean of -log p of the true name, calibrated. Surest of nothing: the probability of the likeliest name where a view is black, white or"
-        f" noise, the mean and the highest; runs may have learned from such views (`augment.blank`).\n\n"
-        + table((*header, "surest of nothing"), rows)
-        + f"\n\n{described(found)}\n"
+        " embed). Loss: mean of -log p of the true name, calibrated. Surest of nothing: the probability of the"
+        " likeliest name where a view is black, white or noise, the mean and the highest; runs may have learned from"
+        " such views (`augment.blank`).\n\n" + table((*header, "surest of nothing"), rows) + f"\n\n{described(found)}\n"
     )
 
 
