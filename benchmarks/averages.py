@@ -10,6 +10,7 @@ python benchmarks/averages.py runs/dinov2-0 runs/dinov2-0+runs/dinov2-1 --sizes 
 from __future__ import annotations
 
 import argparse
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ import torch
 from accelerate import Accelerator
 from machine import described, surroundings
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from maskwise.errors import SettingsError
 from maskwise.files import write_json, write_text
+from maskwise.metrics import macro_accuracy, micro_accuracy
 from maskwise.report import percent, table
 from maskwise.training.average import check_alike, mean_of
 from maskwise.training.checkpoint import load_checkpoint
@@ -30,7 +33,6 @@ from maskwise.training.holdout import holdout_answers, temperature_of
 from maskwise.training.loop import FINAL, network_of
 from maskwise.training.processes import make_accelerator
 from maskwise.training.settings import DataSettings, TrainSettings
-from maskwise.training.watch import holdout_scalars
 
 EMPTY = 64
 """As many of the held-out regions are shown without content; each once black, once white, once noise."""
@@ -67,11 +69,17 @@ def surest_of_nothing(
     return {"nothing_mean": round(surest.mean().item(), 4), "nothing_most": round(surest.max().item(), 4)}
 
 
-def figures(logits: Tensor, targets: Tensor, split: Split) -> dict[str, float]:
-    """How well regions are named, and how likely their names are."""
-    found = holdout_scalars(logits, targets, split.names)
-    keys = {"micro": "holdout/accuracy", "macro": "holdout/accuracy_classes", "loss": "holdout/loss"}
-    return {"regions": len(targets)} | {name: round(found[key], 4) for name, key in keys.items()}
+def figures(logits: Tensor, targets: Tensor) -> dict[str, float]:
+    """How well regions are named, and how unlikely their names are; over regions, and the mean over classes."""
+    predicted, losses = logits.argmax(dim=1).numpy(), F.cross_entropy(logits, targets, reduction="none")
+    by_class = [losses[targets == index].mean().item() for index in targets.unique()]
+    return {
+        "regions": len(targets),
+        "micro": round(micro_accuracy(predicted, targets.numpy()), 4),
+        "macro": round(macro_accuracy(predicted, targets.numpy()), 4),
+        "loss": round(losses.mean().item(), 4),
+        "loss_classes": round(statistics.mean(by_class), 4),
+    }
 
 
 def line_of(candidate: str, size: int, data: DataSettings, accelerator: Accelerator) -> dict[str, Any]:
@@ -93,8 +101,8 @@ def line_of(candidate: str, size: int, data: DataSettings, accelerator: Accelera
     return {
         "candidate": " + ".join(Path(run).name for run in candidate.split("+")),
         "size": size,
-        "all": figures(logits, answers.targets, split),
-        "calibrating": figures(logits[calibrating], answers.targets[calibrating], split),
+        "all": figures(logits, answers.targets),
+        "calibrating": figures(logits[calibrating], answers.targets[calibrating]),
         **surest_of_nothing(network, temperature, seen, accelerator),
     }
 
@@ -107,19 +115,19 @@ def page(found: dict[str, Any]) -> str:
          f"{percent(line['nothing_mean'])}, {percent(line['nothing_most'])}")
         for line in lines
     ]  # fmt: skip
-    header = ("mean of", "pixels", "all: regions", "classes", "loss", "calibrating: regions", "classes", "loss")
+    header = ("mean of", "pixels", "all: regions", "classes", "losses", "calibrating: regions", "classes", "losses")
     return (
         "# Means of runs\n\n"
         f"On {lines[0]['all']['regions']} held-out regions of training images; on"
         f" {lines[0]['calibrating']['regions']} of them the temperature is set (COCO's, in the recipe of the model to"
-        " embed). Loss: mean of -log p of the true name, calibrated. Surest of nothing: the probability of the"
-        " likeliest name where a view is black, white or noise, the mean and the highest; runs may have learned from"
+        " embed). Losses: -log p of the true name, calibrated, the mean over regions and over classes. Surest of"
+        " nothing: the probability of the likeliest name where a view is black, white or noise, the mean and the highest; runs may have learned from"
         " such views (`augment.blank`).\n\n" + table((*header, "surest of nothing"), rows) + f"\n\n{described(found)}\n"
     )
 
 
 def _figures(found: dict[str, float]) -> tuple[str, str, str]:
-    return percent(found["micro"]), percent(found["macro"]), f"{found['loss']:.3f}"
+    return percent(found["micro"]), percent(found["macro"]), f"{found['loss']:.3f}, {found['loss_classes']:.3f}"
 
 
 def main() -> None:

@@ -106,6 +106,7 @@ def card(
         context=f"{settings.view.context:g}",
         size=settings.view.size,
         storage=record["storage"],
+        runs=len(record["averaged"]),
         learned=record["regions_train"],
         held_out=record["regions_holdout"],
         headline=table(header, [_headline("COCO val2017", coco), _headline("VOC 2012 val", voc)]),
