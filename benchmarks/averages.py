@@ -28,7 +28,7 @@ from maskwise.metrics import macro_accuracy, micro_accuracy
 from maskwise.report import percent, table
 from maskwise.training.average import check_alike, mean_of
 from maskwise.training.checkpoint import load_checkpoint
-from maskwise.training.data import PlainRegions, Split, read_data
+from maskwise.training.data import PlainRegions, read_data
 from maskwise.training.holdout import holdout_answers, temperature_of
 from maskwise.training.loop import FINAL, network_of
 from maskwise.training.processes import make_accelerator
@@ -121,8 +121,10 @@ def page(found: dict[str, Any]) -> str:
         f"On {lines[0]['all']['regions']} held-out regions of training images; on"
         f" {lines[0]['calibrating']['regions']} of them the temperature is set (COCO's, in the recipe of the model to"
         " embed). Losses: -log p of the true name, calibrated, the mean over regions and over classes. Surest of"
-        " nothing: the probability of the likeliest name where a view is black, white or noise, the mean and the highest; runs may have learned from"
-        " such views (`augment.blank`).\n\n" + table((*header, "surest of nothing"), rows) + f"\n\n{described(found)}\n"
+        " nothing: the probability of the likeliest name where a view is black, white or noise, the mean and the"
+        " highest; runs may have learned from such views (`augment.blank`).\n\n"
+        + table((*header, "surest of nothing"), rows)
+        + f"\n\n{described(found)}\n"
     )
 
 
