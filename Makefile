@@ -48,8 +48,8 @@ test: .venv-test/installed
 model: .venv-test/installed
 	$(TEST)/python recipes/fetch_weights.py dinov2_vits14 -o runs/weights/dinov2_vits14.safetensors
 	for seed in 0 1 3; do $(TRAIN) recipes/dinov2.toml -o runs/dinov2-$$seed --schedule.seed $$seed || exit 1; done
-	$(TRAIN) recipes/dinov2.toml -o runs/dinov2-224 --schedule.seed 2 --view.size 224 --run.name maskwise-dinov2-224
-	$(TEST)/maskwise average runs/dinov2-0 runs/dinov2-1 runs/dinov2-3 runs/dinov2-224 -o runs/default \
+	$(TRAIN) recipes/dinov2.toml -o runs/dinov2-head --schedule.head-steps 450 --run.name maskwise-dinov2-168-head
+	$(TEST)/maskwise average runs/dinov2-0 runs/dinov2-1 runs/dinov2-3 runs/dinov2-head -o runs/default \
 		--name maskwise-dinov2-mean
 	cp runs/default/model.onnx src/maskwise/models/default.onnx
 	cp runs/default/run.json src/maskwise/models/default.json
