@@ -1,6 +1,6 @@
 # make demo      light install in .venv, then name the regions of the bundled photographs
 # make test      everything the tests need in .venv-test, then lint and all tests
-# make model     train the four parts of the embedded model and average them (about an hour and a half on two cores)
+# make model     train four runs and embed their mean (97 minutes of one core)
 # make resnet50  train the published architecture, and its teacher (about an hour and a half): runs/resnet50/model.onnx
 # make results   measure the embedded model: accuracy on COCO and VOC, speed, memory, install
 # make bench     measure speed, memory and growth, the published way beside ours, and training (half an hour on two cores)

@@ -23,7 +23,7 @@ from scenes import write_scenes
 from maskwise import Predictor
 from maskwise.coco import read_coco
 from maskwise.label import label
-from maskwise.runner import cores
+from maskwise.modelfile import cores
 
 IMAGES = (10, 30, 100, 300, 1000, 3000, 10000)
 USUAL_MOST = 1000

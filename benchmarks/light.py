@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from machine import in_own_process, own_cores, peak_megabytes, surroundings
+from machine import in_own_process, peak_megabytes, surroundings
 
 ROUNDS = 7
 REGIONS = 20
@@ -38,7 +38,7 @@ def speed() -> dict[str, float]:
     image = load_image("examples/coffee.jpg")
     masks = [Mask.from_file(path) for path in sorted(Path("examples").glob("coffee-*.png"))]
     masks = (masks * REGIONS)[:REGIONS]
-    predictor = Predictor(mode="exact", threads=own_cores())
+    predictor = Predictor(mode="exact")
     predictor.predict(image, masks)
     rates = []
     for _ in range(ROUNDS):

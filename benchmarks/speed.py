@@ -21,7 +21,7 @@ from parts import parts
 from scenes import read_scene, write_scenes
 from ways import ENOUGH, FEW, MODES, WAYS, Ready, Way, Work, open_files, usable
 
-from maskwise.runner import cores
+from maskwise.modelfile import cores
 
 ROUNDS = {1: 9, FEW: 5, ENOUGH: 5, 100: 5}
 """Rounds for each number of masks."""

@@ -1,5 +1,6 @@
 """What the benchmarks' figures stand on: the made scenes, medians of ratios, memory of a process of its own."""
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,11 @@ from maskwise.training.processes import make_accelerator
 from maskwise.training.settings import ScheduleSettings, SourceSettings, TrainSettings, WindowSettings
 from maskwise.views import ViewSettings
 from tiny_model import SETTINGS, tiny_checkpoint
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("benchmarks/*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_finds_what_it_imports(path):
+    assert importlib.import_module(path.stem).__doc__
 
 
 def test_made_masks_have_sizes_like_cocos():

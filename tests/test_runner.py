@@ -1,7 +1,9 @@
+import os
 import threading
 
 import numpy as np
 import pytest
+from machine import in_own_process
 
 from maskwise import runner
 from maskwise.modelfile import feed
@@ -103,3 +105,16 @@ def test_one_runner_serves_several_threads(model):
     assert len(found) == 4
     for answers in found.values():
         np.testing.assert_allclose(np.concatenate(answers), np.concatenate(expected), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are not given to processes here")
+def test_a_process_that_is_given_one_core_keeps_to_it(model, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "from maskwise.runner import Runner\n"
+        "runner = Runner(sys.argv[1])\n"
+        "print(json.dumps([sorted(os.sched_getaffinity(int(task))) for task in os.listdir('/proc/self/task')]))\n"
+    )
+    threads = in_own_process(str(script), model, cores=1)
+    assert {tuple(cores) for cores in threads} == {tuple(sorted(os.sched_getaffinity(0))[:1])}

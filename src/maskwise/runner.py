@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskwise.ahead import abreast
-from maskwise.modelfile import embedded_model, open_model
+from maskwise.modelfile import cores, embedded_model, open_model
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -75,8 +75,3 @@ def _state(path: Path) -> tuple[int, ...] | None:
         return None
     found = path.stat()
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def cores() -> int:
-    """How many of the processor's cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
