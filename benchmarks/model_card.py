@@ -29,6 +29,8 @@ RECORD = Path("src/maskwise/models/default.json")
 FREE_LICENCES = {4: "CC BY 2.0", 7: "no known restrictions", 8: "US government"}
 """COCO's numbers of the licences under which a picture may stand here, with its source."""
 SHOWN_FAILURES = 12
+SURE = 0.2
+"""Above this probability a name of nothing is counted."""
 RARE = 20
 """A class of fewer regions to learn from is called rare."""
 TEMPLATE = Path(__file__).with_name("model-card-template.md")
@@ -64,29 +66,28 @@ def failures(predictor: Predictor, annotations: Path, images: Path) -> list[Fail
     return found[:SHOWN_FAILURES]
 
 
-def blank_confidence(predictor: Predictor, annotations: Path, images: Path) -> dict[str, float]:
-    """How sure the model is of names when the image is black, white or noise: mean and largest.
+def blank_confidence(predictor: Predictor, annotations: Path, images: Path) -> dict[str, list[float]]:
+    """How sure the model is of its first name of each region when the image is black, white or noise.
 
     Of every image's first three regions, crowds left out.
     """
-    found: dict[str, float] = {}
+    found: dict[str, list[float]] = {}
     noise = np.random.default_rng(0)
     regions = regions_from_coco(annotations, images).regions
     regions = regions.only(~regions.crowd)
     for kind in ("black", "white", "noise"):
-        sure = []
+        sure = found[kind] = []
         for of_image in regions.by_image():
             masks = [regions[number].read_mask() for number in of_image[:3]]
             shape = (*masks[0].image_hw, 3)
             pixels = {"black": np.zeros(shape, np.uint8), "white": np.full(shape, 255, np.uint8)}.get(kind)
             image = noise.integers(0, 256, shape, dtype=np.uint8) if pixels is None else pixels
             sure += predictor.probabilities(image, masks).max(axis=1).tolist()
-        found |= {f"{kind}, mean": float(np.mean(sure)), f"{kind}, largest": float(np.max(sure))}
     return found
 
 
 def card(
-    settings: TrainSettings, split: Split, predictor: Predictor, blank: dict[str, float], shown: list[Failure]
+    settings: TrainSettings, split: Split, predictor: Predictor, blank: dict[str, list[float]], shown: list[Failure]
 ) -> str:
     """The page: the template beside this file, filled in."""
     coco, voc = read_json(COCO / "report.json"), read_json(VOC / "report.json")
@@ -113,7 +114,7 @@ def card(
         by_size=_by_size(coco["by_size"]["coco"]),
         sloppy=", ".join(f"{kind} {percent(found['micro'])}" for kind, found in coco["sloppy"].items()),
         micro=percent(coco["micro"]),
-        blank=", ".join(f"{kind} {percent(value)}" for kind, value in blank.items()),
+        blank=_blank(blank),
         sources="; ".join(failure.source for failure in shown),
         most=", ".join(f"{name} {percent(count / counts.total())}" for name, count in counts.most_common(5)),
         photographs=", ".join(f"{count} of {folder}" for folder, count in photographs.items()),
@@ -143,6 +144,14 @@ def _by_class(counts: Counter[str], per_class: dict[str, Any]) -> str:
 def _by_size(sizes: dict[str, Any]) -> str:
     rows = [(n, f["regions"], percent(f["micro"]), interval(f["micro_ci95"])) for n, f in sizes.items()]
     return table(("size on COCO val2017", "regions", "micro", "95 % interval"), rows)
+
+
+def _blank(blank: dict[str, list[float]]) -> str:
+    rows = [
+        (kind, len(sure), percent(float(np.mean(sure))), percent(max(sure)), sum(each > SURE for each in sure))
+        for kind, sure in blank.items()
+    ]
+    return table(("image", "regions", "mean", "largest", f"above {percent(SURE)}"), rows)
 
 
 def _headline(name: str, report: dict[str, Any]) -> tuple[str, ...]:
