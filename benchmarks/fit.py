@@ -3,6 +3,7 @@
 Beside it, the same number of regions in a linear layer on an ImageNet ResNet-50's features averaged under the mask
 (a view of twice the region's box, as in the data's own baseline), and models that were trained on all regions.
 Embeddings and figures are kept in a folder, so that a stopped run goes on. Nothing is chosen by the val parts.
+With `--only fit`, after the embedded model has changed, all else stays as the output has it.
 
 Run from the repository's root:
 python benchmarks/fit.py -o benchmarks/results/fit --fine-tuned camvid=runs/camvid --fine-tuned clothing=runs/clothing
@@ -88,6 +89,12 @@ def resnet50(path: Path) -> Path:
     Checkpoint(settings, categories, 0, 1.0, {}, tensors).save(checkpoint)
     export_model(checkpoint, path, "fp32")
     return path
+
+
+def model_of(method: str, cache: Path) -> Path:
+    """The model file whose embeddings a method fits its layer to."""
+    probe = cache / "resnet50.onnx"
+    return embedded_model() if method == "fit" else probe if probe.is_file() else resnet50(probe)
 
 
 def digest(model: Path) -> str:
@@ -252,16 +259,18 @@ def main() -> None:
     """Measure both data sets and write the table, the picture and the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("runs/fit-embeddings"))
+    parser.add_argument("--only", choices=METHODS, help="measure this method anew; take all else from the output")
     parser.add_argument("--fine-tuned", action="append", default=[], metavar="SET=RUN")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     make_folder(args.output)
     make_folder(args.cache)
-    probe = args.cache / "resnet50.onnx"
-    models = {"fit": embedded_model(), "probe": probe if probe.is_file() else resnet50(probe)}
-    content: dict[str, Any] = {"min_area": MIN_AREA, "sets": {}}
-    for name in SETS:
-        content["sets"][name] = {method: curve(name, method, model, args.cache) for method, model in models.items()}
+    kept = read_json(args.output / "fit.json") if args.only else {"sets": {name: {} for name in SETS}}
+    content: dict[str, Any] = {"min_area": MIN_AREA, "sets": kept["sets"]}
+    for method in (args.only,) if args.only else METHODS:
+        model = model_of(method, args.cache)
+        for name in SETS:
+            content["sets"][name][method] = curve(name, method, model, args.cache)
     for text in args.fine_tuned:
         name, _, folder = text.partition("=")
         content["sets"][name]["fine-tuned"] = fine_tuned(name, Path(folder))
