@@ -29,7 +29,7 @@ from maskwise.training.settings import (
     TrainSettings,
     WindowSettings,
 )
-from maskwise.views import ViewSettings
+from maskwise.views import PADDING_RGB, ViewSettings
 from two_objects import write_two_objects
 
 COCO = SourceSettings(images="images", annotations="annotations.json")
@@ -265,6 +265,16 @@ def test_views_have_no_content_as_often_as_told_and_nothing_is_named_in_them(coc
             assert sample.target == as_it_is.target
             np.testing.assert_array_equal(sample.pixels, as_it_is.pixels)
     assert blank / 200 == pytest.approx(probability, abs=0.08)
+
+
+def test_view_of_nothing_keeps_what_lies_outside_the_image(coco_folder):
+    settings = shared(coco_folder, 6, blank=0.9, scale=(4.0, 4.0), widen=1.0)
+    regions = TrainingRegions(read_data(settings.data), settings)
+    samples = [sample for sample in (regions[Draw(number)] for number in range(40)) if sample.target == NOTHING]
+    assert len(samples) > 20
+    for sample in samples:
+        outside = (sample.pixels == np.array(PADDING_RGB)).all(axis=2)
+        assert 0.2 < outside.mean() < 1
 
 
 # Several regions of one view.

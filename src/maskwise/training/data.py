@@ -288,7 +288,8 @@ class TrainingRegions(Dataset):
             try:
                 view, pixels, coverage = self._render(self.regions[number], draw, rng)
                 if blank and rng.random() < blank:
-                    return Sample(without_content(pixels.shape, rng), coverage, NOTHING, number, tuple(skipped))
+                    image = without_content((*self.regions[number].read_mask().image_hw, 3), rng)
+                    return Sample(view.show(image), coverage, NOTHING, number, tuple(skipped))
                 others = tuple(self._others(number, view, rng))
             except ImageError as error:
                 skipped.append(Skipped(str(self.regions[number].image_path), str(error)))
