@@ -48,7 +48,8 @@ test: .venv-test/installed
 model: .venv-test/installed
 	$(TEST)/python recipes/fetch_weights.py dinov2_vits14 -o runs/weights/dinov2_vits14.safetensors
 	for seed in 0 1 3; do $(TRAIN) recipes/dinov2.toml -o runs/dinov2-$$seed --schedule.seed $$seed || exit 1; done
-	$(TRAIN) recipes/dinov2.toml -o runs/dinov2-head --schedule.head-steps 450 --run.name maskwise-dinov2-168-head
+	$(TRAIN) recipes/dinov2.toml -o runs/dinov2-head --schedule.head-steps 450 \
+		--run.name maskwise-dinov2-168-head
 	$(TEST)/maskwise average runs/dinov2-0 runs/dinov2-1 runs/dinov2-3 runs/dinov2-head -o runs/default \
 		--name maskwise-dinov2-mean
 	cp runs/default/model.onnx src/maskwise/models/default.onnx
