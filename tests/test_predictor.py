@@ -165,6 +165,12 @@ def test_refuses_a_mask_of_another_size(predictor, image):
         predictor.predict(image, np.ones((1, 90, 100), dtype=bool))
 
 
+@pytest.mark.parametrize("given", [None, 3])
+def test_refuses_what_holds_no_masks(image, given):
+    with pytest.raises(MaskError, match=f"masks are {given}; accepted are arrays"):
+        as_masks(given, image.shape[:2])
+
+
 def test_refuses_an_empty_mask_by_its_index(predictor, image, masks):
     masks = masks.copy()
     masks[3] = False

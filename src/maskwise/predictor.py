@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -234,7 +234,7 @@ def as_masks(masks: object, image_hw: tuple[int, int]) -> list[Mask]:
         image_hw: the image's height and width, pixels.
 
     Raises:
-        MaskError: a mask has another size or no pixel set; the message has its index, from 0.
+        MaskError: no masks at all, or one has another size or no pixel set; the message has its index, from 0.
     """
     if hasattr(masks, "xyxy"):
         if masks.mask is None:
@@ -242,6 +242,8 @@ def as_masks(masks: object, image_hw: tuple[int, int]) -> list[Mask]:
         masks = masks.mask
     if isinstance(masks, np.ndarray) and masks.ndim != 3:
         raise MaskError(f"masks have shape {masks.shape}; accepted is N x height x width (for one mask: mask[None])")
+    if not isinstance(masks, Iterable):
+        raise MaskError(f"masks are {masks!r}; accepted are arrays, a sequence of them or of `Mask`s, or Detections")
     out = []
     for index, mask in enumerate(masks):
         with naming_mask(f"mask {index}"):
