@@ -249,7 +249,7 @@ def test_logged_numbers_are_those_of_the_step(objects, tmp_path, monkeypatch):
 def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, monkeypatch):
     """A step takes 0.5 s, later 0.25; looking at the held-out regions and saving take a hundred."""
     now, logged = [0.0], {}
-    step, logits, save = loop.take_step, loop._holdout_logits, Checkpoint.save
+    step, logits, save = loop.take_step, loop._holdout_answers, Checkpoint.save
 
     def takes(seconds, call):
         def slow(*args):
@@ -260,7 +260,7 @@ def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, 
 
     monkeypatch.setattr(watch.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(loop, "take_step", takes(lambda run, _batch: 0.5 if run.step < 2 else 0.25, step))
-    monkeypatch.setattr(loop, "_holdout_logits", takes(lambda *_: 100, logits))
+    monkeypatch.setattr(loop, "_holdout_answers", takes(lambda *_: 100, logits))
     monkeypatch.setattr(Checkpoint, "save", takes(lambda *_: 100, save))
     monkeypatch.setattr(
         loop.SummaryWriter, "add_scalar", lambda _log, name, value, number: logged.update({(name, number): value})
