@@ -26,11 +26,10 @@ from maskwise.errors import SettingsError
 from maskwise.files import write_json, write_text
 from maskwise.metrics import macro_accuracy, micro_accuracy
 from maskwise.report import percent, table
-from maskwise.training.average import check_alike, mean_of
-from maskwise.training.checkpoint import load_checkpoint
+from maskwise.training.average import load_alike, mean_of
 from maskwise.training.data import PlainRegions, read_data
 from maskwise.training.holdout import holdout_answers, temperature_of
-from maskwise.training.loop import FINAL, network_of
+from maskwise.training.loop import network_of
 from maskwise.training.processes import make_accelerator
 from maskwise.training.settings import DataSettings, TrainSettings
 
@@ -44,10 +43,7 @@ def mean_network(candidate: str) -> tuple[nn.Module, TrainSettings]:
     Raises:
         SettingsError: runs that cannot be averaged.
     """
-    runs = [Path(run) for run in candidate.split("+")]
-    checkpoints = [load_checkpoint(run / FINAL) for run in runs]
-    for run, other in zip(runs, checkpoints, strict=True):
-        check_alike(run, checkpoints[0], other)
+    checkpoints = load_alike([Path(run) for run in candidate.split("+")])
     mean = replace(checkpoints[0], tensors=mean_of([one.part("model") for one in checkpoints]))
     return network_of(mean), mean.settings
 

@@ -93,8 +93,10 @@ def resnet50(path: Path) -> Path:
 
 def model_of(method: str, cache: Path) -> Path:
     """The model file whose embeddings a method fits its layer to."""
+    if method == "fit":
+        return embedded_model()
     probe = cache / "resnet50.onnx"
-    return embedded_model() if method == "fit" else probe if probe.is_file() else resnet50(probe)
+    return probe if probe.is_file() else resnet50(probe)
 
 
 def digest(model: Path) -> str:

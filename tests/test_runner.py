@@ -107,7 +107,6 @@ def test_one_runner_serves_several_threads(model):
         np.testing.assert_allclose(np.concatenate(answers), np.concatenate(expected), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are not given to processes here")
 def test_a_process_that_is_given_one_core_keeps_to_it(model, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -90,7 +90,7 @@ class Predictor:
                 view. A mask's answer then depends a little on which others there are. Models whose masks act inside
                 the trunk (`info.shares` is false) are always exact.
             device: `cpu` or `cuda`.
-            threads: processor threads; all cores where left out.
+            threads: processor threads; all cores that this process may use where left out.
 
         Raises:
             InputError: another mode, or fewer threads than one.

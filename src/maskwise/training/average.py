@@ -51,15 +51,12 @@ def average(runs: Sequence[Path], folder: Path, *, size: int | None = None, name
         M. Wortsman et al., Model soups: averaging weights of multiple fine-tuned models improves accuracy without
         increasing inference time, arXiv:2203.05482: the uniform soup.
     """
-    paths = [run / FINAL if run.is_dir() else run for run in runs]
-    if not paths:
+    if not runs:
         raise SettingsError("no run is given; name run folders, or their final.safetensors")
-    if (folder / FINAL).resolve() in [path.resolve() for path in paths]:
+    if (folder / FINAL).resolve() in [_path(run).resolve() for run in runs]:
         raise SettingsError(f"{folder}: is one of the runs, which would be written over; give another folder")
-    checkpoints = [load_checkpoint(path) for path in paths]
+    checkpoints = load_alike(runs)
     first = checkpoints[0]
-    for run, other in zip(runs, checkpoints, strict=True):
-        check_alike(run, first, other)
     settings = first.settings
     if size is not None:
         if settings.view.kind == "whole":
@@ -84,17 +81,27 @@ def mean_of(weights: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return means
 
 
-def check_alike(run: Path, first: Checkpoint, other: Checkpoint) -> None:
-    """Refuse a run that cannot be averaged with another.
+def load_alike(runs: Sequence[Path]) -> list[Checkpoint]:
+    """The checkpoints of runs that can be averaged.
 
     Args:
-        run: what the run is called in the message.
-        first: the other run.
-        other: the run.
+        runs: run folders, or checkpoints; one at least.
 
     Raises:
-        SettingsError: it has not ended, or has another network, initial weights, classes or data.
+        ModelError: not a checkpoint.
+        SettingsError: a run has not ended, or has another network, initial weights, classes or data than the first.
     """
+    checkpoints = [load_checkpoint(_path(run)) for run in runs]
+    for run, other in zip(runs, checkpoints, strict=True):
+        _check_alike(run, checkpoints[0], other)
+    return checkpoints
+
+
+def _path(run: Path) -> Path:
+    return run / FINAL if run.is_dir() else run
+
+
+def _check_alike(run: Path, first: Checkpoint, other: Checkpoint) -> None:
     here, there = first.settings, other.settings
     alike = {
         "another network": here.network == there.network,
