@@ -4,6 +4,9 @@
 # make resnet50  train the published architecture, and its teacher (about an hour and a half): runs/resnet50/model.onnx
 # make results   measure the embedded model: accuracy on COCO and VOC, speed, memory, install
 # make bench     measure speed, memory and growth, the published way beside ours, and training (half an hour on two cores)
+# make lock      write requirements-dev.lock: the exact versions in .venv-test
+# make docs      build the documentation site into site/; fails on any warning
+# make dist      build wheel and sdist into dist/, install the wheel elsewhere and run it there
 # make clean     remove environments and outputs
 
 PYTHON ?= python3
@@ -12,6 +15,8 @@ export MASKWISE_DATA
 
 DEMO := .venv/bin
 TEST := .venv-test/bin
+DOCS := .venv-docs/bin
+DIST := .venv-dist/bin
 RESULTS := benchmarks/results
 VOC_NAMES := aeroplane=airplane motorbike=motorcycle sofa=couch pottedplant="potted plant" diningtable="dining table" tvmonitor=tv
 
@@ -19,7 +24,7 @@ VOC_NAMES := aeroplane=airplane motorbike=motorcycle sofa=couch pottedplant="pot
 # (11.6 against 9.2 images/s, ResNet-50, two cores of an AMD EPYC, 2026-11-23). Elsewhere the variables do nothing.
 TRAIN := MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456 $(TEST)/maskwise train
 
-.PHONY: demo test model resnet50 results bench clean
+.PHONY: demo test model resnet50 results bench lock docs dist clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -77,5 +82,45 @@ bench: .venv-test/installed
 	$(TEST)/python benchmarks/growth.py -o $(RESULTS)
 	$(TEST)/python benchmarks/training.py -o $(RESULTS)
 
+# `! grep` refuses a lock file that names an address or a folder: it must work on any machine.
+lock: .venv-test/installed
+	@{ echo "# Exact versions of everything in the development environment, for Linux x86-64 and Python" \
+			"$$($(TEST)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')."; \
+		echo "# Made by \`make lock\`; remove .venv-test first to lock the newest versions."; \
+		echo "# Install: pip install -r requirements-dev.lock && pip install --no-deps --editable ."; \
+		$(TEST)/python -m pip freeze --exclude-editable --exclude maskwise; } > requirements-dev.lock.new
+	@! grep -nE '^[^#].*(@|/)|^-' requirements-dev.lock.new
+	@mv requirements-dev.lock.new requirements-dev.lock
+
+.venv-docs/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	$(DOCS)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/mkdocs build --quiet --strict
+	@echo "site/index.html"
+
+.venv-dist/installed:
+	$(PYTHON) -m venv .venv-dist
+	$(DIST)/pip install --quiet --disable-pip-version-check build
+	touch $@
+
+IN_WHEEL := licenses/LICENSE licenses/NOTICE licenses/LICENSES/Apache-2.0.txt maskwise/py.typed maskwise/models/default.onnx \
+	share/maskwise/examples/coffee.jpg share/maskwise/recipes/dinov2.toml share/maskwise/recipes/comparisons/published-study.toml
+
+dist: .venv-dist/installed
+	rm -rf dist
+	$(DIST)/python -m build --outdir dist .
+	@for file in $(IN_WHEEL); do $(DIST)/python -m zipfile -l dist/*.whl | grep -qF "$$file" || \
+		{ echo "the wheel lacks $$file"; exit 1; }; done
+	@set -e; wheel=$$(echo "$(CURDIR)"/dist/*.whl); tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; unset PYTHONPATH; \
+		$(PYTHON) -m venv "$$tmp/venv"; "$$tmp/venv/bin/pip" install --quiet --disable-pip-version-check "$$wheel"; \
+		cd "$$tmp"; examples=venv/share/maskwise/examples; \
+		venv/bin/maskwise predict $$examples/coffee.jpg --mask $$examples/coffee-cup.png --mask $$examples/coffee-spoon.png \
+			--overlay named.png; \
+		test -s named.png
+	@ls dist
+
 clean:
-	rm -rf .venv .venv-test out build
+	rm -rf .venv .venv-test .venv-docs .venv-dist out build dist site
