@@ -22,15 +22,15 @@ from machine import described, surroundings
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maskwise.data.atomic_files import write_json, write_text
 from maskwise.errors import SettingsError
-from maskwise.files import write_json, write_text
-from maskwise.metrics import macro_accuracy, micro_accuracy
-from maskwise.report import percent, table
-from maskwise.training.average import load_alike, mean_of
+from maskwise.reports.formatting import percent, table
+from maskwise.tasks.metrics import macro_accuracy, micro_accuracy
+from maskwise.training.averaging import load_alike, mean_of
 from maskwise.training.data import PlainRegions, read_data
+from maskwise.training.distributed import make_accelerator
 from maskwise.training.holdout import holdout_answers, temperature_of
 from maskwise.training.loop import network_of
-from maskwise.training.processes import make_accelerator
 from maskwise.training.settings import DataSettings, TrainSettings
 
 EMPTY = 64

@@ -85,7 +85,7 @@ def open_with_pycocotools(path: Path) -> tuple[int, Callable[[int], Any]]:
 
 def open_with_maskwise(path: Path, cache: str | None) -> tuple[int, Callable[[int], Any]]:
     """Number of annotations, and what gives the mask of one."""
-    from maskwise.coco import read_coco
+    from maskwise.data.coco_file import read_coco
 
     coco = read_coco(path, labelled=True, cache=cache)
     return len(coco.index.start), lambda row: coco.read_mask(row, path)
@@ -145,7 +145,7 @@ def compare(source: Path, images: int, annotations: int, rounds: int) -> dict[st
 
 def page(found: dict[str, Any]) -> str:
     """The figures as a table."""
-    from maskwise.report import table
+    from maskwise.reports.formatting import table
 
     base = found["contenders"]["pycocotools"]
     rows = []
@@ -192,7 +192,7 @@ def main() -> None:
     if args.contender:
         print(json.dumps(measure(args.contender, args.source, args.cache)))
         return
-    from maskwise.files import make_folder, write_json, write_text
+    from maskwise.data.atomic_files import make_folder, write_json, write_text
 
     folder = make_folder(args.output)
     found = compare(args.source, args.images, args.annotations, args.rounds)

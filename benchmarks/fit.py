@@ -24,20 +24,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from maskwise import Predictor
-from maskwise.evaluate import evaluate
-from maskwise.files import make_folder, read_json, whole_file, write_json, write_text
-from maskwise.fit import embed_regions, spread_over_images
-from maskwise.heads import choose_head
-from maskwise.labelmaps import regions_from_label_maps
-from maskwise.metrics import calibration_error, macro_accuracy, micro_accuracy
-from maskwise.modelfile import embedded_model
-from maskwise.regions import RegionSet
-from maskwise.report import BLUE, percent, save_figure, table
+from maskwise.data.atomic_files import make_folder, read_json, whole_file, write_json, write_text
+from maskwise.data.label_maps import regions_from_label_maps
+from maskwise.data.regions import RegionSet
+from maskwise.data.sampling import sample_per_class
+from maskwise.model.session import built_in_model
+from maskwise.reports.figures import BLUE, save_figure
+from maskwise.reports.formatting import percent, table
+from maskwise.tasks.embedding import embed_regions
+from maskwise.tasks.evaluation import evaluate
+from maskwise.tasks.linear_heads import choose_head
+from maskwise.tasks.metrics import calibration_error, macro_accuracy, micro_accuracy
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import Checkpoint
-from maskwise.training.export import export_model
+from maskwise.training.exporting import export_model
 from maskwise.training.settings import NetworkSettings, RunSettings, TrainSettings, expand
-from maskwise.views import ViewSettings
+from maskwise.views.view import ViewSettings
 
 DATA = Path(os.environ.get("MASKWISE_DATA") or "../shared/data")
 SETS = {"clothing": ("null",), "camvid": ()}
@@ -94,7 +96,7 @@ def resnet50(path: Path) -> Path:
 def model_of(method: str, cache: Path) -> Path:
     """The model file whose embeddings a method fits its layer to."""
     if method == "fit":
-        return embedded_model()
+        return built_in_model()
     probe = cache / "resnet50.onnx"
     return probe if probe.is_file() else resnet50(probe)
 
@@ -120,7 +122,7 @@ def embedded(name: str, part: str, method: str, model: Path, cache: Path) -> Emb
 def measure(train: Embedded, val: Embedded, method: str, per_class: int | None, seed: int) -> dict[str, Any]:
     """Fit a head to a draw of the training regions; its figures on val, classes without an example left out."""
     numbers = {region.region_id: number for number, region in enumerate(train.regions.regions)}
-    drawn = train.regions if per_class is None else spread_over_images(train.regions, per_class, seed=seed)
+    drawn = train.regions if per_class is None else sample_per_class(train.regions, per_class, seed=seed)
     chosen = np.array([numbers[region.region_id] for region in drawn.regions])
     names = sorted({region.name for region in drawn.regions})
     targets = np.array([names.index(region.name) for region in drawn.regions])

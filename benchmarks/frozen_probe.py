@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from maskwise.files import make_folder, whole_file, write_json, write_text
-from maskwise.fit import spread_over_images
-from maskwise.heads import choose_head
-from maskwise.regions import RegionSet
-from maskwise.report import percent, table
+from maskwise.data.atomic_files import make_folder, whole_file, write_json, write_text
+from maskwise.data.regions import RegionSet
+from maskwise.data.sampling import sample_per_class
+from maskwise.reports.formatting import percent, table
+from maskwise.tasks.linear_heads import choose_head
 from maskwise.training.batches import Batch, read_batches
 from maskwise.training.builder import build_network
 from maskwise.training.data import PlainRegions, read_source
@@ -132,7 +132,7 @@ def rows_of(settings: TrainSettings) -> list[dict[str, object]]:
     """The table's rows of one trunk."""
     source = settings.data.sources[0]
     regions = read_source(source, Path(expand(settings.data.data_root)), images_required=False)
-    regions = spread_over_images(regions, PER_CLASS)
+    regions = sample_per_class(regions, PER_CLASS)
     tokens = settings.network.trunk.startswith("vit")
     found = {look: features(look, regions, settings) for look in (*LOOKS, *(TOKEN_LOOKS if tokens else ()))}
     tried = [(look.name, name, (found[look][name],)) for look in found for name in ("region", "view")]

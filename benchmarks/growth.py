@@ -12,7 +12,6 @@ import json
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ from machine import in_own_process, peak_megabytes, surroundings, write_results
 from scenes import write_scenes
 
 from maskwise import Predictor
-from maskwise.coco import read_coco
-from maskwise.label import label
-from maskwise.modelfile import cores
+from maskwise.model.session import available_cores
+from maskwise.tasks.labelling import label_coco
 
 IMAGES = (10, 30, 100, 300, 1000, 3000, 10000)
 USUAL_MOST = 1000
@@ -38,8 +36,8 @@ FIGURES = ("seconds", "processor_seconds", "peak_megabytes")
 def measure(segments: Path, model: Path) -> dict[str, float]:
     """What labelling a file takes, alone in this process."""
     wall, processor = time.perf_counter(), time.process_time()
-    predictor_of = partial(Predictor, model, threads=cores())
-    label(read_coco(segments, labelled=False), segments.parent, segments.with_name("named.json"), predictor_of, top=5)
+    predictor = Predictor(model, threads=available_cores())
+    label_coco(segments, segments.parent, segments.with_name("named.json"), predictor)
     return {
         "seconds": time.perf_counter() - wall,
         "processor_seconds": time.process_time() - processor,

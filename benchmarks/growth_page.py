@@ -9,7 +9,7 @@ from machine import described
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from maskwise.report import table
+from maskwise.reports.formatting import table
 
 AXES = {"images": "images of {masks} masks", "masks": "masks of each of {images} images"}
 FURTHER = {"images": "image", "masks": "mask of every image"}

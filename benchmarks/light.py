@@ -74,7 +74,7 @@ def main() -> None:
     if args.speed:
         print(json.dumps(speed()))
         return
-    from maskwise.files import write_json
+    from maskwise.data.atomic_files import write_json
 
     write_json(
         args.output,

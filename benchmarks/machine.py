@@ -74,8 +74,8 @@ def in_own_process(script: str, *args: object, cores: int | None = None) -> Any:
 
 def write_results(output: Path, name: str, found: dict[str, Any], page: str, figure: Figure) -> None:
     """Write figures, table and picture of a benchmark under its name, and print the table."""
-    from maskwise.files import make_folder, write_json, write_text  # Not above: their imports would be measured too.
-    from maskwise.report import save_figure
+    from maskwise.data.atomic_files import make_folder, write_json, write_text
+    from maskwise.reports.figures import save_figure
 
     folder = make_folder(output)
     write_json(folder / f"{name}.json", found)

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from maskwise import Predictor, load_image
-from maskwise.coco import regions_from_coco
-from maskwise.files import read_json, write_text
-from maskwise.report import interval, percent, table
-from maskwise.sheet import Tile, sheet, write_picture
+from maskwise.data.atomic_files import read_json, write_text
+from maskwise.data.coco_regions import regions_from_coco
+from maskwise.reports.contact_sheet import Tile, make_contact_sheet, write_picture
+from maskwise.reports.formatting import interval, percent, table
 from maskwise.training.data import Split, read_data
 from maskwise.training.settings import TrainSettings, expand, settings_from_dict
 
@@ -182,7 +182,9 @@ def main() -> None:
     root = Path(expand(settings.data.data_root)) / "coco"
     annotations, images = root / "annotations/instances_val2017.json", root / "val2017"
     shown = failures(predictor, annotations, images)
-    write_picture(args.output.with_name("failures.png"), sheet([failure.tile for failure in shown], columns=4))
+    write_picture(
+        args.output.with_name("failures.png"), make_contact_sheet([failure.tile for failure in shown], columns=4)
+    )
     blank = blank_confidence(predictor, annotations, images)
     write_text(args.output, card(settings, read_data(settings.data), predictor, blank, shown))
     print(f"{args.output}")

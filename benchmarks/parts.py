@@ -12,8 +12,8 @@ import numpy as np
 from scenes import read_scene
 
 from maskwise import Predictor, load_image
-from maskwise.coco import read_coco
-from maskwise.predictor import MODES
+from maskwise.data.coco_file import read_coco
+from maskwise.model.predictor import MODES
 
 ROUNDS = 9
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from maskwise import Predictor
-from maskwise.coco import regions_from_coco
-from maskwise.evaluate import evaluate
-from maskwise.files import read_json, write_json, write_text
-from maskwise.regions import RegionSet
-from maskwise.report import interval, percent, table
+from maskwise.data.atomic_files import read_json, write_json, write_text
+from maskwise.data.coco_regions import regions_from_coco
+from maskwise.data.regions import RegionSet
+from maskwise.reports.formatting import interval, percent, table
+from maskwise.tasks.evaluation import evaluate
 from maskwise.training.data import read_data
 from maskwise.training.settings import TrainSettings, expand, settings_from_dict
 

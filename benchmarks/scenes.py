@@ -12,8 +12,8 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 
 from maskwise import Mask, load_image
-from maskwise.coco import read_coco
-from maskwise.images import Pixels
+from maskwise.data.coco_file import read_coco
+from maskwise.data.images import Pixels
 
 PHOTOGRAPH = Path(__file__).parents[1] / "examples" / "coffee.jpg"
 IMAGE_HW = (480, 640)

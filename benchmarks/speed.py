@@ -21,7 +21,7 @@ from parts import parts
 from scenes import read_scene, write_scenes
 from ways import ENOUGH, FEW, MODES, WAYS, Ready, Way, Work, open_files, usable
 
-from maskwise.modelfile import cores
+from maskwise.model.session import available_cores
 
 ROUNDS = {1: 9, FEW: 5, ENOUGH: 5, 100: 5}
 """Rounds for each number of masks."""
@@ -72,7 +72,7 @@ def compare(folder: Path, device: str, *, quick: bool) -> dict[str, Any]:
     Returns:
         By number of masks, seconds of each way in every round.
     """
-    opened = {name: way.open(device, cores()) for name, way in usable(device).items()}
+    opened = {name: way.open(device, available_cores()) for name, way in usable(device).items()}
     for count in list(ROUNDS)[:2]:  # The first run is slower: memory is asked for, and kernels are chosen.
         in_turn(opened, folder, count, 1)
     return {str(count): in_turn(opened, folder, count, 1 if quick else rounds) for count, rounds in ROUNDS.items()}
@@ -80,7 +80,7 @@ def compare(folder: Path, device: str, *, quick: bool) -> dict[str, Any]:
 
 def memory(folder: Path, name: str) -> dict[str, int]:
     """The peak memory of a way alone in this process, in megabytes, up to each number of masks."""
-    ready, peaks = WAYS[name].open("cpu", cores()), {}
+    ready, peaks = WAYS[name].open("cpu", available_cores()), {}
     for count in ROUNDS:
         ready(segments_of(folder, count, WAYS[name]))()
         peaks[str(count)] = peak_megabytes()
@@ -90,7 +90,7 @@ def memory(folder: Path, name: str) -> dict[str, int]:
 def large(folder: Path, mode: str) -> dict[str, float]:
     """Seconds and peak memory of naming a hundred masks of a large image from files, alone in this process."""
     segments = folder / "large" / "segments.json"
-    seconds = timed(open_files(mode, "cpu", cores())(segments))
+    seconds = timed(open_files(mode, "cpu", available_cores())(segments))
     peak = peak_megabytes()
     return {"seconds": seconds, "of_which_reading": timed(lambda: read_scene(segments)), "peak_megabytes": peak}
 
@@ -117,7 +117,9 @@ def places() -> dict[str, tuple[int | None, str]]:
     import torch
 
     gpu = {torch.cuda.get_device_name(): (None, "cuda")} if torch.cuda.is_available() else {}
-    return {name: (count, "cpu") for name, count in (("one core", 1), ("two cores", 2)) if count <= cores()} | gpu
+    return {
+        name: (count, "cpu") for name, count in (("one core", 1), ("two cores", 2)) if count <= available_cores()
+    } | gpu
 
 
 def measure(*, quick: bool) -> dict[str, Any]:

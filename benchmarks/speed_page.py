@@ -9,7 +9,7 @@ from machine import described
 from matplotlib.figure import Figure
 from ways import ENOUGH, FEW, WAYS
 
-from maskwise.report import percent, table
+from maskwise.reports.formatting import percent, table
 
 Seconds = dict[str, list[float]]
 """What each way took in every round, in the same order of rounds."""

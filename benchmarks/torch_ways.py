@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from torchvision.models import resnet50
 
 from maskwise import Mask
-from maskwise.files import read_json
-from maskwise.images import Pixels
-from maskwise.modelfile import embedded_model
+from maskwise.data.atomic_files import read_json
+from maskwise.data.images import Pixels
+from maskwise.model.session import built_in_model
 from maskwise.training.builder import PUBLISHED_MEAN_RGB, PUBLISHED_STD_RGB, build_network
 from maskwise.training.network import RegionClassifier
 from maskwise.training.settings import settings_from_dict
-from maskwise.views import ViewSettings
+from maskwise.views.view import ViewSettings
 
 CLASSES = 80
 
@@ -71,7 +71,7 @@ def name_whole(network: PublishedNet, image: Pixels, masks: list[np.ndarray], de
 def open_crops(device: str, threads: int) -> Callable[[Path], Callable[[], object]]:
     """The embedded model's network in torch: a crop for each mask, one at a time. Weights are random."""
     torch.set_num_threads(threads)
-    record = embedded_model().with_suffix(".json")
+    record = built_in_model().with_suffix(".json")
     settings = settings_from_dict(read_json(record)["settings"], str(record))
     network = build_network(settings.network, classes=CLASSES, probe_size=settings.view.size).eval().to(device)
 

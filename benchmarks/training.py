@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from machine import described, surroundings
 
-from maskwise.files import make_folder, write_json, write_text
-from maskwise.images import load_image
-from maskwise.report import table
+from maskwise.data.atomic_files import make_folder, write_json, write_text
+from maskwise.data.images import load_image
+from maskwise.reports.formatting import table
 from maskwise.training.augment import jitter_colours, window_batch
 from maskwise.training.batches import AHEAD, Batch, read_batches
 from maskwise.training.data import Draw, Draws, TrainingRegions, read_data
+from maskwise.training.distributed import make_accelerator
 from maskwise.training.loop import Run, start_run, take_step
-from maskwise.training.processes import make_accelerator
 from maskwise.training.settings import TrainSettings, read_recipe
 
 RECIPES = ("coco-resnet50", "dinov2")

@@ -11,9 +11,9 @@ import numpy as np
 from scenes import read_scene
 
 from maskwise import Predictor
-from maskwise.modelfile import feed
-from maskwise.predictor import CPU_BATCH, MODES
-from maskwise.runner import Runner
+from maskwise.model.model_file import OUTPUTS, graph_inputs
+from maskwise.model.predictor import CPU_BATCH, MODES
+from maskwise.model.runner import Runner
 
 Work = Callable[[], object]
 """What is timed: the naming of all masks of an image."""
@@ -65,10 +65,9 @@ def open_network(device: str, threads: int) -> Ready:
     def ready(segments: Path) -> Work:
         image, masks = read_scene(segments)
         views = [runner.info.view.view(mask).render(image, mask) for mask in masks]
-        batches = []
-        for start in range(0, len(views), size):
-            batches.append(feed(*(np.stack(arrays) for arrays in zip(*views[start : start + size], strict=True))))
-        return lambda: list(runner.run("logits", batches, len(batches)))
+        batches = [views[start : start + size] for start in range(0, len(views), size)]
+        inputs = [graph_inputs(*(np.stack(arrays) for arrays in zip(*batch, strict=True))) for batch in batches]
+        return lambda: list(runner.run(OUTPUTS, inputs, lambda ready: ready, count=len(inputs)))
 
     return ready
 

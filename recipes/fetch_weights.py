@@ -26,7 +26,7 @@ import onnx
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
-from maskwise.files import make_folder, whole_file
+from maskwise.data.atomic_files import make_folder, whole_file
 
 
 @dataclass(frozen=True)

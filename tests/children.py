@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from maskwise import cli
+from maskwise.cli import main
 from maskwise.training import checkpoint
 from maskwise.training.settings import TrainSettings, settings_to_dict
 
 CONTEXT = multiprocessing.get_context("forkserver")  # Not forked from the tests: threads do not survive a fork.
-CONTEXT.set_forkserver_preload(["maskwise.training.loop", "maskwise.training.export", "children"])
+CONTEXT.set_forkserver_preload(["maskwise.training.loop", "maskwise.training.exporting", "children"])
 
 
 def write_recipe(settings: TrainSettings, path: Path) -> Path:
@@ -66,7 +66,7 @@ def _train(recipe, folder, errors, hook, reached, environment):
         sys.stderr = file
         if hook:
             hook(reached)
-        sys.exit(cli.run(["train", str(recipe), "-o", str(folder)]))
+        sys.exit(main.run(["train", str(recipe), "-o", str(folder)]))
 
 
 def start_several(recipe, folders, hooks=None):

@@ -14,7 +14,7 @@ from maskwise.training.augment import (
     without_content,
 )
 from maskwise.training.settings import AugmentSettings, WindowSettings
-from maskwise.views import ViewSettings
+from maskwise.views.view import ViewSettings
 from random_masks import random_mask, seeds
 
 

@@ -19,15 +19,15 @@ import training
 from machine import in_own_process, peak_megabytes
 
 from maskwise import load_image
-from maskwise.coco import read_coco
+from maskwise.data.coco_file import read_coco
 from maskwise.errors import SettingsError
-from maskwise.training.average import average
+from maskwise.training.averaging import average_runs
 from maskwise.training.batches import Sample, collate
 from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import PlainRegions, read_data
-from maskwise.training.processes import make_accelerator
+from maskwise.training.distributed import make_accelerator
 from maskwise.training.settings import ScheduleSettings, SourceSettings, TrainSettings, WindowSettings
-from maskwise.views import ViewSettings
+from maskwise.views.view import ViewSettings
 from tiny_model import SETTINGS, tiny_checkpoint
 
 
@@ -208,7 +208,7 @@ def test_figures_of_a_mean_are_those_of_the_run_that_average_makes(tmp_path, two
     assert {**once, "candidate": ""} == {**twice, "candidate": ""}
     assert once["all"] != both["all"]
     assert 0 < once["calibrating"]["regions"] < once["all"]["regions"]
-    made = load_checkpoint(average(two_runs, tmp_path / "mean"))
+    made = load_checkpoint(average_runs(two_runs, tmp_path / "mean"))
     assert made.record["holdout_accuracy"] == both["all"]["micro"]
     page = averages.page({**RECORD, "lines": [once, both]})
     assert f"| a + b | 64 | {100 * both['all']['micro']:.1f} % |" in page

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from maskwise.calibration import fit_temperature, log_likelihoods
+from maskwise.tasks.calibration import fit_temperature, log_likelihoods
 
 
 def drawn(logits, rng):

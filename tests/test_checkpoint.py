@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from maskwise.data.regions import Category
 from maskwise.errors import ModelError
-from maskwise.regions import Category
 from maskwise.training import checkpoint as checkpoints
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint, optimiser_tensors, restore_optimiser
 from maskwise.training.settings import NetworkSettings, settings_from_dict

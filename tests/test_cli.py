@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskwise import cli
-from maskwise.commands.mode import Mode
-from maskwise.predictor import MODES
+from maskwise.cli import main
+from maskwise.cli.options import Mode
+from maskwise.model.predictor import MODES
 from tiny_model import SETTINGS, tiny_checkpoint, tiny_model
 
 
@@ -32,7 +32,7 @@ def photo(tmp_path):
 
 def fails(args, capsys, *texts):
     """Run; exit code 1, and one line on stderr that has the texts."""
-    assert cli.run([str(arg) for arg in args]) == 1
+    assert main.run([str(arg) for arg in args]) == 1
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
@@ -44,7 +44,7 @@ def fails(args, capsys, *texts):
 def test_predict_prints_a_table_and_writes_json_and_picture(photo, model, tmp_path, capsys):
     args = ["predict", photo, "--mask", tmp_path / "mask.png", "--box", "1,2,30,20", "--polygon", "5,5,40,5,20,50"]
     args += ["--json", tmp_path / "out.json", "--overlay", tmp_path / "out.png", "--model", model]
-    assert cli.run([str(arg) for arg in args]) == 0
+    assert main.run([str(arg) for arg in args]) == 0
     record = json.loads((tmp_path / "out.json").read_text())
     table = capsys.readouterr().out
     assert [region["region"] for region in record["regions"]] == ["mask.png", "box 1,2,30,20", "polygon 1"]
@@ -68,17 +68,17 @@ def sharing_model(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("mode", "said"), [("shared", "2 masks shared 1 view(s); --mode exact gives each its own\n"), ("exact", "")]
+    ("mode", "said"), [("shared", "2 masks shared 1 crop(s); --mode exact crops around each\n"), ("exact", "")]
 )
 def test_predict_says_where_masks_shared_views(photo, sharing_model, capsys, mode, said):
     boxes = ["--box", "10,10,20,20", "--box", "12,12,20,20"]
-    assert cli.run(["predict", str(photo), *boxes, "--model", str(sharing_model), "--mode", mode]) == 0
+    assert main.run(["predict", str(photo), *boxes, "--model", str(sharing_model), "--mode", mode]) == 0
     assert capsys.readouterr().err == said
 
 
 def test_mask_may_be_repeated(photo, model, tmp_path, capsys):
     mask = str(tmp_path / "mask.png")
-    assert cli.run(["predict", str(photo), "--mask", mask, "--mask", mask, "--model", str(model)]) == 0
+    assert main.run(["predict", str(photo), "--mask", mask, "--mask", mask, "--model", str(model)]) == 0
     assert capsys.readouterr().out.count("mask.png") == 2
 
 
@@ -93,7 +93,7 @@ SA_1B = {
 def test_predict_reads_what_sam_writes(photo, model, tmp_path, capsys, content, name):
     (tmp_path / "sam.json").write_text(json.dumps(content))
     args = ["predict", photo, "--segments", tmp_path / "sam.json", "--json", tmp_path / "o.json", "--model", model]
-    assert cli.run([str(arg) for arg in args]) == 0
+    assert main.run([str(arg) for arg in args]) == 0
     (region,) = json.loads((tmp_path / "o.json").read_text())["regions"]
     assert (region["region"], region["area"], region["bbox"]) == (name, 300, [10, 0, 5, 60])
 
@@ -108,7 +108,7 @@ def test_outputs_are_checked_before_anything_is_written(photo, model, tmp_path, 
     base = ["predict", photo, "--box", "1,2,30,20", "--model", model, "--json", tmp_path / "o.json"]
     fails([*base, "--overlay", tmp_path / "no" / "o.png"], capsys, "the folder", "does not exist")
     fails([*base, "--overlay", photo], capsys, "photo.png: is the input itself")
-    fails([*base, "--top", "0"], capsys, "top is 0; at least 1")
+    fails([*base, "--top", "0"], capsys, "top is 0; give at least 1")
     fails(["predict", photo, "--box", "1,2,30,20", "--json", tmp_path], capsys, "is a folder; give the name of a file")
     assert not (tmp_path / "o.json").exists()
 
@@ -129,14 +129,14 @@ class Missing:
         if name.split(".")[0] in {"torch", "cattrs", "timm", "onnx", "accelerate", "safetensors"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
-from maskwise import cli
+from maskwise.cli import main
 """
-    for verb in cli.COMMANDS:
-        command = [sys.executable, "-c", f"{block}\ncli.run(['{verb}', '--help'])"]
+    for verb in main.COMMANDS:
+        command = [sys.executable, "-c", f"{block}\nmain.run(['{verb}', '--help'])"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), verb
         assert f"maskwise {verb}" in done.stdout
-    command = [sys.executable, "-c", f"{block}\nsys.exit(cli.run(['train', 'recipe.toml']))"]
+    command = [sys.executable, "-c", f"{block}\nsys.exit(main.run(['train', 'recipe.toml']))"]
     (tmp_path / "recipe.toml").write_text("")
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
@@ -152,7 +152,7 @@ def test_predict_reads_the_segments_of_its_image(photo, model, tmp_path, capsys)
         ],
     }
     (tmp_path / "s.json").write_text(json.dumps(segments))
-    assert cli.run(["predict", str(photo), "--segments", str(tmp_path / "s.json"), "--model", str(model)]) == 0
+    assert main.run(["predict", str(photo), "--segments", str(tmp_path / "s.json"), "--model", str(model)]) == 0
     table = capsys.readouterr().out
     assert "segment 6" in table
     assert "segment 5" not in table
@@ -223,14 +223,14 @@ def test_label_writes_the_named_file(photo, model, tmp_path, capsys):
     }
     (tmp_path / "s.json").write_text(json.dumps(segments))
     args = ["label", tmp_path, tmp_path / "s.json", "-o", tmp_path / "out.json", "--model", model]
-    assert cli.run([str(arg) for arg in args]) == 0
+    assert main.run([str(arg) for arg in args]) == 0
     assert "1 annotations" in capsys.readouterr().out
     assert json.loads((tmp_path / "out.json").read_text())["annotations"][0]["score"] > 0
 
 
 def test_export_writes_a_model_file(tmp_path, capsys):
     checkpoint = tiny_checkpoint(tmp_path / "c.safetensors")
-    assert cli.run(["export", str(checkpoint), "-o", str(tmp_path / "m.onnx"), "--storage", "fp16"]) == 0
+    assert main.run(["export", str(checkpoint), "-o", str(tmp_path / "m.onnx"), "--storage", "fp16"]) == 0
     assert "fp16" in capsys.readouterr().out
 
 
@@ -242,17 +242,17 @@ def test_a_recipe_with_an_unknown_setting_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize("args", [[], ["nonsense"], ["predict"], ["predict", "x.png"], ["label", "--nothing"]])
 def test_wrong_usage_exits_with_2(args, capsys):
     try:
-        code = cli.run(args)
+        code = main.run(args)
     except SystemExit as stop:
         code = stop.code
     assert code == 2
     assert capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", cli.COMMANDS)
+@pytest.mark.parametrize("verb", main.COMMANDS)
 def test_help_has_examples(verb, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.run([verb, "--help"])
+        main.run([verb, "--help"])
     assert stop.value.code == 0
     assert f"maskwise {verb} " in capsys.readouterr().out.split("Examples:")[1]
 
@@ -260,19 +260,19 @@ def test_help_has_examples(verb, capsys):
 def test_help_lists_every_command_at_once():
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", "from maskwise.cli import main; import sys; sys.argv[1:] = ['--help']; main()"],
+        [sys.executable, "-c", "from maskwise.cli.main import main; import sys; sys.argv[1:] = ['--help']; main()"],
         capture_output=True,
         text=True,
         check=True,
     )
     assert time.monotonic() - started < 2
-    for verb in cli.COMMANDS:
+    for verb in main.COMMANDS:
         assert verb in done.stdout
 
 
 def test_a_name_stands_inside_its_region():
     from maskwise import Mask
-    from maskwise.overlay import thickest_point
+    from maskwise.reports.overlay import thickest_point
 
     ring = np.ones((40, 60), dtype=bool)
     ring[5:35, 5:50] = False

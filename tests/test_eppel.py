@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from maskwise.errors import ModelError, SettingsError
-from maskwise.modelfile import feed, open_model
+from maskwise.model.model_file import graph_inputs
+from maskwise.model.session import open_session
 from maskwise.training.eppel import import_weights
-from maskwise.training.export import export_model
+from maskwise.training.exporting import export_model
 from maskwise.training.loop import network_of
 
 WIDTHS = (64, 256, 512, 1024, 2048)
@@ -115,13 +116,13 @@ def test_its_model_file_gives_the_authors_logits_too(release, tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "weights.torch")
     import_weights(tmp_path / "weights.torch").save(tmp_path / "ours.safetensors")
     export_model(tmp_path / "ours.safetensors", tmp_path / "ours.onnx", "fp32")
-    session, info = open_model(tmp_path / "ours.onnx")
+    session, info = open_session(tmp_path / "ours.onnx")
     assert (info.view.kind, info.temperature) == ("whole", 1.0)
     for height, width in ((64, 96), (161, 130)):
         images, masks = views(height, width)
         with torch.no_grad():
             expected = theirs(torch.from_numpy(images), torch.from_numpy(masks)).numpy()
-        got = session.run(["logits"], feed(images, masks))[0]
+        got = session.run(["logits"], graph_inputs(images, masks))[0]
         np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
 
 

@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from maskwise import load_image
+from maskwise.data.images import check_pixels, image_size
 from maskwise.errors import ImageError
-from maskwise.images import check_pixels, image_size
 
 
 @pytest.fixture

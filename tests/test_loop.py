@@ -11,16 +11,17 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
+from maskwise.data.regions import Category
 from maskwise.errors import SettingsError
-from maskwise.regions import Category
-from maskwise.training import loop, watch
+from maskwise.training import loop, monitoring
 from maskwise.training.batches import NOTHING
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint
 from maskwise.training.data import Draw, TrainingRegions, read_data
 from maskwise.training.holdout import holdout_answers
 from maskwise.training.loop import network_of, train
-from maskwise.training.optimise import losses_of, make_optimiser, rate_factor, set_mode
+from maskwise.training.monitoring import hard_examples, holdout_scalars
+from maskwise.training.optimiser import losses_of, make_optimiser, rate_factor, set_mode
 from maskwise.training.settings import (
     AugmentSettings,
     DataSettings,
@@ -31,8 +32,7 @@ from maskwise.training.settings import (
     TrainSettings,
     WindowSettings,
 )
-from maskwise.training.watch import hard_examples, holdout_scalars
-from maskwise.views import ViewSettings
+from maskwise.views.view import ViewSettings
 from two_objects import write_two_objects
 
 STILL = AugmentSettings(
@@ -258,7 +258,7 @@ def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, 
 
         return slow
 
-    monkeypatch.setattr(watch.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(monitoring.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(loop, "take_step", takes(lambda run, _batch: 0.5 if run.step < 2 else 0.25, step))
     monkeypatch.setattr(loop, "_holdout_answers", takes(lambda *_: 100, logits))
     monkeypatch.setattr(Checkpoint, "save", takes(lambda *_: 100, save))
@@ -280,7 +280,7 @@ def test_speed_counts_the_images_that_there_are(objects, tmp_path, monkeypatch):
         now[0] += 0.5
         return step(*args)
 
-    monkeypatch.setattr(watch.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(monitoring.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(loop, "take_step", slow)
     monkeypatch.setattr(
         loop.SummaryWriter, "add_scalar", lambda _log, name, value, _number: logged.append((name, value))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskwise.metrics import (
+from maskwise.tasks.metrics import (
     bootstrap_intervals,
     calibration_error,
     macro_accuracy,

@@ -10,8 +10,9 @@ import supervision
 
 from maskwise import Mask, Predictor
 from maskwise.errors import ImageError, InputError, MaskError, ModelError
-from maskwise.modelfile import open_model
-from maskwise.predictor import AUTO_MASKS, MODES, MOST_VIEWS, as_masks
+from maskwise.model.mask_inputs import as_masks
+from maskwise.model.predictor import AUTO_MIN_MASKS, MAX_SHARED_CROPS, MODES
+from maskwise.model.session import open_session
 from tiny_model import SETTINGS, tiny_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -43,7 +44,7 @@ def sharing_model(tmp_path_factory):
 
 def masks_of_one_box():
     """A stripe each, and two corners that all have: their views are the same."""
-    out = np.zeros((AUTO_MASKS, 90, 120), dtype=bool)
+    out = np.zeros((AUTO_MIN_MASKS, 90, 120), dtype=bool)
     out[:, 20, 30] = out[:, 59, 69] = True
     for number, mask in enumerate(out):
         mask[22 + 4 * number : 26 + 4 * number, 30:70] = True
@@ -57,7 +58,7 @@ def test_masks_that_share_a_view_are_named_as_if_each_had_it_alone(sharing_model
     assert np.abs(exact[0] - exact[-1]).max() > 1e-3
     for mode in ("shared", "auto"):
         predictor = Predictor(sharing_model, mode=mode)
-        assert len(predictor.plan(as_masks(masks, (90, 120)))) == 1
+        assert predictor.run(image, masks).crops == 1
         np.testing.assert_allclose(predictor.probabilities(image, masks), exact, atol=1e-5)
 
 
@@ -76,29 +77,57 @@ def test_answers_come_in_the_order_of_the_masks_whatever_they_share(sharing_mode
     np.testing.assert_allclose(mixed, straight[order], atol=1e-6)
 
 
-def test_auto_shares_views_where_there_are_many_masks(sharing_model):
+def test_auto_shares_views_where_there_are_many_masks(sharing_model, image):
     masks, predictor = as_masks(masks_of_one_box(), (90, 120)), Predictor(sharing_model)
     assert predictor.mode == "auto"
-    assert [len(predictor.plan(masks[:count])) for count in (1, AUTO_MASKS - 1, AUTO_MASKS)] == [1, AUTO_MASKS - 1, 1]
+    assert [predictor.run(image, masks[:n]).crops for n in (1, AUTO_MIN_MASKS - 1, AUTO_MIN_MASKS)] == [
+        1,
+        AUTO_MIN_MASKS - 1,
+        1,
+    ]
 
 
 def test_shared_mode_bounds_the_number_of_views(sharing_model):
-    masks = scattered(60)
-    counts = {mode: len(Predictor(sharing_model, mode=mode).plan(masks)) for mode in MODES}
+    image, masks = np.zeros((1000, 1000, 3), dtype=np.uint8), scattered(60)
+    counts = {mode: Predictor(sharing_model, mode=mode).run(image, masks).crops for mode in MODES}
     assert counts["exact"] == 60
-    assert counts["shared"] <= MOST_VIEWS < counts["auto"] < 60
+    assert counts["shared"] <= MAX_SHARED_CROPS < counts["auto"] < 60
 
 
 def test_a_model_whose_masks_act_inside_the_trunk_has_a_view_for_each(predictor, image, masks):
     assert predictor.mode == "auto"
-    assert len(predictor.plan(as_masks(masks, (90, 120)))) == len(masks)
+    assert predictor.run(image, masks).crops == len(masks)
 
 
-def test_refuses_an_unknown_mode_and_no_threads():
-    with pytest.raises(InputError, match="mode 'fast'; accepted are auto, exact, shared"):
-        Predictor(mode="fast")
-    with pytest.raises(InputError, match="0 threads; at least 1 is needed"):
+def test_refuses_no_threads():
+    with pytest.raises(InputError, match="0 threads; give at least 1"):
         Predictor(threads=0)
+
+
+WRONG_TYPES = """
+import numpy as np
+from maskwise import Predictor
+from maskwise.errors import MaskwiseError
+from maskwise.model.mask_inputs import as_masks
+
+calls = [lambda: Predictor(mode="fast"), lambda: as_masks(None, (9, 9)), lambda: as_masks(3, (9, 9))]
+for call in calls:
+    try:
+        call()
+    except MaskwiseError as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_refuses_arguments_of_another_type():
+    """In a process of its own, where annotations are not checked."""
+    done = subprocess.run([sys.executable, "-c", WRONG_TYPES], capture_output=True, text=True, check=True)
+    accepted = "accepted are arrays, a sequence of them or of `Mask`s, or Detections"
+    assert done.stdout.splitlines() == [
+        "InputError mode 'fast'; accepted are auto, exact, shared",
+        f"MaskError masks are of type NoneType; {accepted}",
+        f"MaskError masks are of type int; {accepted}",
+    ]
 
 
 def test_probabilities_are_a_distribution_over_the_classes(predictor, image, masks):
@@ -120,7 +149,7 @@ def test_mask_decides_the_answer(predictor, image, masks):
 
 
 def test_temperature_softens_as_the_file_says(predictor, image, masks):
-    logits = predictor._run(image, masks, "logits") / 2.0  # tiny_model writes temperature 2.
+    logits = predictor.run(image, masks).logits / 2.0  # tiny_model writes temperature 2.
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(predictor.probabilities(image, masks), expected, rtol=1e-4)
 
@@ -165,12 +194,6 @@ def test_refuses_a_mask_of_another_size(predictor, image):
         predictor.predict(image, np.ones((1, 90, 100), dtype=bool))
 
 
-@pytest.mark.parametrize("given", [None, 3])
-def test_refuses_what_holds_no_masks(image, given):
-    with pytest.raises(MaskError, match=f"masks are {given}; accepted are arrays"):
-        as_masks(given, image.shape[:2])
-
-
 def test_refuses_an_empty_mask_by_its_index(predictor, image, masks):
     masks = masks.copy()
     masks[3] = False
@@ -191,7 +214,7 @@ def test_refuses_an_onnx_file_of_another_kind(tmp_path):
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ModelError, match="not a Maskwise model"):
-        open_model(tmp_path / "other.onnx")
+        open_session(tmp_path / "other.onnx")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +224,7 @@ def test_refuses_a_model_file_of_another_kind(tmp_path, name, text):
     if not name.startswith("none"):
         (tmp_path / name).write_bytes(b"something else")
     with pytest.raises(ModelError, match=text):
-        open_model(tmp_path / name)
+        open_session(tmp_path / name)
 
 
 @pytest.mark.parametrize("value", [0, 255, 90, None], ids=["black", "white", "grey", "noise"])
@@ -225,7 +248,7 @@ def test_embedded_model_is_not_sure_of_a_region_without_content(value):
 )
 def test_embedded_model_names_the_bundled_photographs(tmp_path, photo, mask, name):
     """Through the command line, in a process of its own, as a newcomer would."""
-    command = [sys.executable, "-c", "from maskwise.cli import main; main()", "predict", str(EXAMPLES / f"{photo}.jpg")]
+    command = [sys.executable, "-m", "maskwise", "predict", str(EXAMPLES / f"{photo}.jpg")]
     subprocess.run(
         [*command, "--mask", str(EXAMPLES / f"{photo}-{mask}.png"), "--json", str(tmp_path / "out.json")],
         stdout=subprocess.DEVNULL,

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from children import start_several, write_recipe
-from maskwise import cli
+from maskwise.cli import main
 from maskwise.errors import SettingsError
-from maskwise.training import loop, processes
+from maskwise.training import distributed, loop
 from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import read_data
 from maskwise.training.loop import train
@@ -136,22 +136,22 @@ def test_refuses_machines_that_do_not_share_the_run_folder(objects, tmp_path):
 def test_processes_that_do_not_meet_are_refused(objects, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # In this process accelerate is at work already, alone.
     with pytest.raises(SettingsError, match="WORLD_SIZE is 2, but 1 processes have met; start them with"):
-        processes.make_accelerator("cpu", bf16=False)
+        distributed.make_accelerator("cpu", bf16=False)
     with monkeypatch.context() as patch:
         patch.setenv("LOCAL_WORLD_SIZE", "2")
         patch.setattr(torch.accelerator, "is_available", lambda: True)
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "device_count", lambda: 1)
         with pytest.raises(SettingsError, match="2 processes on a machine of 1 GPU; start one for each GPU"):
-            processes.make_accelerator("auto", bf16=False)
+            distributed.make_accelerator("auto", bf16=False)
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(SettingsError, match="WORLD_SIZE is 'many'"):
-        processes.make_accelerator("cpu", bf16=False)
+        distributed.make_accelerator("cpu", bf16=False)
 
 
 def test_comparison_is_refused_under_several_processes(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert cli.run(["compare", "c.toml", "-o", str(tmp_path / "out")]) == 1
+    assert main.run(["compare", "c.toml", "-o", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == (
         "maskwise compare: this command runs in one process and was started in 2 (WORLD_SIZE); start it without"
         " torchrun or accelerate launch\n"

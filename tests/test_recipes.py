@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskwise.labelmaps import read_class_names
+from maskwise.data.label_maps import read_class_names
 from maskwise.training.builder import build_network
 from maskwise.training.network import HardAttention
 from maskwise.training.settings import read_recipe

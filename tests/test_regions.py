@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from maskwise import Mask
+from maskwise.data.regions import Category, LabelledRegion, Regions, RegionSet, read_by_image
 from maskwise.errors import AnnotationError, MaskError
-from maskwise.regions import Category, LabelledRegion, Regions, RegionSet, read_by_image
 
 
 def region(name, image="a.png"):

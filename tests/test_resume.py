@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from children import Child, FullDisk, StopInTheMiddleOfWrite, full_log, write_recipe
-from maskwise.calibration import fit_temperature
 from maskwise.errors import InputError, MaskError
+from maskwise.tasks.calibration import fit_temperature
 from maskwise.training import loop
 from maskwise.training.batches import read_batches
 from maskwise.training.checkpoint import load_checkpoint

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from machine import in_own_process
 
-from maskwise import runner
-from maskwise.modelfile import feed
-from maskwise.modelfile import open_model as runner_open
-from maskwise.runner import Runner
+from maskwise.model import runner
+from maskwise.model.model_file import graph_inputs
+from maskwise.model.runner import Runner
+from maskwise.model.session import open_session as runner_open
 from tiny_model import tiny_model
 
 
@@ -17,11 +17,17 @@ def model(tmp_path_factory):
     return tiny_model(tmp_path_factory.mktemp("model"))
 
 
+def run(runner, count, output="logits"):
+    """The rows of all batches."""
+    results = runner.run((output,), batches(count), inputs_of=lambda inputs: inputs, count=count)
+    return [array for _, (array,) in results]
+
+
 def batches(count):
     rng = np.random.default_rng(0)
     for _ in range(count):
         images = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-        yield feed(images, images[..., 0])
+        yield graph_inputs(images, images[..., 0])
 
 
 @pytest.fixture(autouse=True)
@@ -31,26 +37,26 @@ def always_worth_it(monkeypatch):
 
 @pytest.mark.parametrize("output", ["logits", "embeddings"])
 def test_answers_are_those_of_one_thread_whatever_the_number(model, output):
-    expected = list(Runner(model, threads=1).run(output, batches(5), 5))
+    expected = run(Runner(model, threads=1), 5, output)
     for threads in (2, 3, 8):
-        found = Runner(model, threads=threads)
-        for one, other in zip(found.run(output, batches(5), 5), expected, strict=True):
+        runner_ = Runner(model, threads=threads)
+        for one, other in zip(run(runner_, 5, output), expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-            assert one.shape[1] == found.width(output)
+            assert one.shape[1] == runner_.width(output)
 
 
 def test_batches_run_apart_where_there_are_as_many_as_threads(model, monkeypatch):
     opened = []
-    really = runner.open_model
+    really = runner.open_session
     monkeypatch.setattr(
-        runner, "open_model", lambda *args, **more: opened.append(more["threads"]) or really(*args, **more)
+        runner, "open_session", lambda *args, **more: opened.append(more["threads"]) or really(*args, **more)
     )
     running = Runner(model, threads=3)
-    list(running.run("logits", batches(2), 2))
+    run(running, 2)
     assert opened == [3]
-    list(running.run("logits", batches(3), 3))
+    run(running, 3)
     assert opened == [3, 1]
-    list(running.run("logits", batches(4), 4))
+    run(running, 4)
     assert opened == [3, 1]
 
 
@@ -58,7 +64,7 @@ def test_the_model_is_opened_again_only_for_many_batches(model, monkeypatch):
     monkeypatch.setattr(runner, "WORTH", 7)
     running = Runner(model, threads=2)
     for opened in (False, False, True):
-        list(running.run("logits", batches(3), 3))
+        run(running, 3)
         assert (running._single is not None) is opened
 
 
@@ -67,11 +73,11 @@ def test_a_model_whose_file_has_changed_answers_as_it_was_opened(model, tmp_path
     path = tmp_path / "m.onnx"
     path.write_bytes(model.read_bytes())
     running = Runner(path, threads=2)
-    expected = list(Runner(model, threads=1).run("logits", batches(4), 4))
+    expected = run(Runner(model, threads=1), 4)
     path.unlink()
     if change == "replaced":
         path.write_bytes(tiny_model(tmp_path, seed=5).read_bytes())
-    for one, other in zip(running.run("logits", batches(4), 4), expected, strict=True):
+    for one, other in zip(run(running, 4), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
@@ -79,23 +85,23 @@ def test_a_path_may_be_relative_to_a_folder_that_is_left(model, tmp_path, monkey
     monkeypatch.chdir(model.parent)
     running = Runner(model.name, threads=2)
     monkeypatch.chdir(tmp_path)
-    list(running.run("logits", batches(4), 4))
+    run(running, 4)
     assert running._single is not running._session
 
 
 def test_a_gpu_takes_batches_in_turn(model, monkeypatch):
-    monkeypatch.setattr(runner, "open_model", lambda path, **_more: runner_open(path))
+    monkeypatch.setattr(runner, "open_session", lambda path, **_more: runner_open(path))
     running = Runner(model, threads=4, device="cuda")
-    list(running.run("logits", batches(8), 8))
+    run(running, 8)
     assert running._single is None
 
 
 def test_one_runner_serves_several_threads(model):
     running = Runner(model, threads=2)
-    expected, found = list(running.run("logits", batches(4), 4)), {}
+    expected, found = run(running, 4), {}
 
     def ask(number):
-        found[number] = list(running.run("logits", batches(4), 4))
+        found[number] = run(running, 4)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -111,7 +117,7 @@ def test_a_process_that_is_given_one_core_keeps_to_it(model, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import json, os, sys\n"
-        "from maskwise.runner import Runner\n"
+        "from maskwise.model.runner import Runner\n"
         "runner = Runner(sys.argv[1])\n"
         "print(json.dumps([sorted(os.sched_getaffinity(int(task))) for task in os.listdir('/proc/self/task')]))\n"
     )

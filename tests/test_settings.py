@@ -13,7 +13,7 @@ from maskwise.training.settings import (
     settings_from_dict,
     settings_to_dict,
 )
-from maskwise.views import ViewSettings
+from maskwise.views.view import ViewSettings
 
 FULL = """
 weights = "random"

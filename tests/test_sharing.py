@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskwise import Mask
-from maskwise.sharing import WIDEST, _inside, own_views, shared_views
-from maskwise.views import ViewSettings, slide
+from maskwise.views.sharing import WIDEST, _inside, own_views, shared_views
+from maskwise.views.view import ViewSettings, slide
 from random_masks import seeds
 
 SETTINGS = ViewSettings(size=64, context=1.5, min_side=16)

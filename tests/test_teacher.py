@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from maskwise import Mask, Predictor
+from maskwise.data.images import load_image
 from maskwise.errors import ModelError, SettingsError
-from maskwise.images import load_image
 from maskwise.training import teacher
 from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import read_data

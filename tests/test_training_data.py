@@ -7,19 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from maskwise.data.images import load_image
+from maskwise.data.regions import Category
 from maskwise.errors import AnnotationError, MaskError, SettingsError
-from maskwise.images import load_image
-from maskwise.regions import Category
 from maskwise.training.batches import NOTHING, Other, Sample, collate
-from maskwise.training.data import (
-    Draw,
-    Draws,
-    PlainRegions,
-    TrainingRegions,
-    batch_shape,
-    read_data,
-    read_source,
-)
+from maskwise.training.data import Draw, Draws, PlainRegions, TrainingRegions, batch_shape, read_data, read_source
 from maskwise.training.settings import (
     AugmentSettings,
     DataSettings,
@@ -29,7 +21,7 @@ from maskwise.training.settings import (
     TrainSettings,
     WindowSettings,
 )
-from maskwise.views import PADDING_RGB, ViewSettings
+from maskwise.views.view import PADDING_RGB, ViewSettings
 from two_objects import write_two_objects
 
 COCO = SourceSettings(images="images", annotations="annotations.json")

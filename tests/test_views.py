@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from maskwise import Mask
 from maskwise.errors import SettingsError
-from maskwise.sums import Sums
-from maskwise.views import PADDING_RGB, View, ViewSettings
+from maskwise.views.integral_image import IntegralImage
+from maskwise.views.view import PADDING_RGB, View, ViewSettings
 from random_masks import random_mask, seeds
 
 
@@ -74,7 +74,7 @@ def test_views_of_shared_sums_are_the_same_to_a_grey_level(place, crop, flip):
     mask, settings = Mask.from_box(*place), ViewSettings(**crop)
     image = np.random.default_rng(0).integers(0, 256, (*mask.image_hw, 3), dtype=np.uint8)
     view = replace(settings.view(mask), flip=flip)
-    for shared, alone in zip(view.render(image, mask, Sums(image)), view.render(image, mask), strict=True):
+    for shared, alone in zip(view.render(image, mask, IntegralImage(image)), view.render(image, mask), strict=True):
         np.testing.assert_allclose(shared.astype(int), alone, atol=1)
 
 
@@ -94,9 +94,9 @@ def test_a_view_is_made_of_sums_from_a_scale_on(monkeypatch, rng):
     """Below it a view is made as it always was; whoever gives no sums gets none of the image."""
     image, asked = rng.integers(0, 256, (90, 90, 3), dtype=np.uint8), []
     mask = Mask.from_box((0, 0, 90, 90), (90, 90))
-    really = Sums.over
-    monkeypatch.setattr(Sums, "over", lambda self, ys, xs: asked.append(self) or really(self, ys, xs))
-    sums = Sums(image)
+    really = IntegralImage.over
+    monkeypatch.setattr(IntegralImage, "over", lambda self, ys, xs: asked.append(self) or really(self, ys, xs))
+    sums = IntegralImage(image)
     for size, given_sums, expected in ((22, sums, [sums]), (23, sums, []), (22, None, [])):
         asked.clear()
         View((0, 0, 90, 90), (size, size)).render(image, mask, given_sums)

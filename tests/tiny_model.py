@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from maskwise.regions import Category
+from maskwise.data.regions import Category
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import Checkpoint
-from maskwise.training.export import export_model
+from maskwise.training.exporting import export_model
 from maskwise.training.settings import (
     DataSettings,
     NetworkSettings,
@@ -16,7 +16,7 @@ from maskwise.training.settings import (
     SourceSettings,
     TrainSettings,
 )
-from maskwise.views import ViewSettings
+from maskwise.views.view import ViewSettings
 
 CATEGORIES = (Category(1, "person"), Category(18, "dog"), Category(47, "cup"))
 SETTINGS = TrainSettings(

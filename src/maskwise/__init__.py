@@ -2,7 +2,7 @@
 
 from maskwise import Predictor
 predictor = Predictor()
-names = predictor.predict(image, masks)
+predictions = predictor.predict(image, masks)
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,19 +10,63 @@ from typing import TYPE_CHECKING, Any
 from maskwise import errors
 
 if TYPE_CHECKING:
-    from maskwise.images import load_image
-    from maskwise.masks import Mask
-    from maskwise.predictor import Name, Prediction, Predictor
+    from maskwise.data.coco_file import CocoFile, read_coco
+    from maskwise.data.coco_regions import regions_from_coco
+    from maskwise.data.images import load_image
+    from maskwise.data.label_maps import regions_from_label_maps
+    from maskwise.data.masks import Mask
+    from maskwise.data.regions import LabelledRegion, RegionSet
+    from maskwise.model.prediction import Name, Prediction
+    from maskwise.model.predictor import Predictor
+    from maskwise.reports.overlay import draw_overlay
+    from maskwise.reports.report_folder import write_report
+    from maskwise.tasks.evaluation import Evaluation, evaluate
+    from maskwise.tasks.fitting import Fit, fit_classes
+    from maskwise.tasks.labelling import label_coco
 
 __version__ = "0.1.0"
-__all__ = ["Mask", "Name", "Prediction", "Predictor", "__version__", "errors", "load_image"]
+__all__ = [
+    "CocoFile",
+    "Evaluation",
+    "Fit",
+    "LabelledRegion",
+    "Mask",
+    "Name",
+    "Prediction",
+    "Predictor",
+    "RegionSet",
+    "__version__",
+    "draw_overlay",
+    "errors",
+    "evaluate",
+    "fit_classes",
+    "label_coco",
+    "load_image",
+    "read_coco",
+    "regions_from_coco",
+    "regions_from_label_maps",
+    "write_report",
+]
 
 _HOMES = {
-    "Mask": "masks",
-    "Name": "predictor",
-    "Prediction": "predictor",
-    "Predictor": "predictor",
-    "load_image": "images",
+    "CocoFile": "data.coco_file",
+    "Evaluation": "tasks.evaluation",
+    "Fit": "tasks.fitting",
+    "LabelledRegion": "data.regions",
+    "Mask": "data.masks",
+    "Name": "model.prediction",
+    "Prediction": "model.prediction",
+    "Predictor": "model.predictor",
+    "RegionSet": "data.regions",
+    "draw_overlay": "reports.overlay",
+    "evaluate": "tasks.evaluation",
+    "fit_classes": "tasks.fitting",
+    "label_coco": "tasks.labelling",
+    "load_image": "data.images",
+    "read_coco": "data.coco_file",
+    "regions_from_coco": "data.coco_regions",
+    "regions_from_label_maps": "data.label_maps",
+    "write_report": "reports.report_folder",
 }
 
 
@@ -33,3 +77,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"maskwise.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

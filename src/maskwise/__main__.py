@@ -1,6 +1,6 @@
 """`python -m maskwise`: the command line."""
 
-from maskwise.cli import main
+from maskwise.cli.main import main
 
 if __name__ == "__main__":
     main()

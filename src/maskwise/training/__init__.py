@@ -1,1 +1,1 @@
-"""Making models: the only part of Maskwise that uses torch. Install it with `pip install maskwise[train]`."""
+"""Training: the only part of Maskwise that needs torch. Install with `pip install maskwise[train]`."""

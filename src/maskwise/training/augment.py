@@ -1,4 +1,4 @@
-"""Variations of training samples: the view, the mask and the colours."""
+"""Augmentations: variations of a sample's crop, mask and colours."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from jaxtyping import UInt8
 from torchvision.transforms.v2 import functional as tv
 
-from maskwise.masks import Mask
-from maskwise.sloppy import SLOPPY_KINDS, make_sloppy
+from maskwise.data.mask_noise import NOISE_KINDS, perturb_mask
+from maskwise.data.masks import Mask
 from maskwise.training.settings import AugmentSettings, WindowSettings
-from maskwise.views import View
+from maskwise.views.view import View
 
 
 def jitter_crop(view: View, settings: AugmentSettings, rng: np.random.Generator) -> View:
@@ -96,8 +96,8 @@ def sloppy_mask(mask: Mask, settings: AugmentSettings, rng: np.random.Generator)
     """Now and then, the mask as a hasty person or a segmenter might have drawn it; never empty."""
     if rng.random() >= settings.mask_jitter:
         return mask
-    kind = SLOPPY_KINDS[rng.integers(len(SLOPPY_KINDS))]
-    return make_sloppy(
+    kind = NOISE_KINDS[rng.integers(len(NOISE_KINDS))]
+    return perturb_mask(
         mask, kind, float(rng.uniform(0, settings.mask_strength)), angle=float(rng.uniform(0, 2 * np.pi))
     )
 

@@ -1,4 +1,4 @@
-"""From settings to a network: the one place where a setting meets a tensor."""
+"""Build networks from settings: the only place where a setting meets a tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file from which a run goes on, or a model is exported. Nothing is pickled."""
+"""Checkpoints: one safetensors file with everything needed to resume or export. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from maskwise import files
+from maskwise.data import atomic_files
+from maskwise.data.atomic_files import whole_file
+from maskwise.data.regions import Category
 from maskwise.errors import ModelError
-from maskwise.files import whole_file
-from maskwise.regions import Category
 from maskwise.training.settings import TrainSettings, settings_from_dict, settings_to_dict
 
 FORMAT = "maskwise-checkpoint-1"
@@ -83,7 +83,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 def remove_leftovers(path: Path) -> None:
     """Remove what processes killed while they wrote a file of tensors have left beside it."""
-    files.remove_leftovers(path)
+    atomic_files.remove_leftovers(path)
     for leftover in path.parent.glob(".tmp??????"):  # safetensors writes to a temporary file of its own first.
         leftover.unlink(missing_ok=True)
 

@@ -20,12 +20,12 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from maskwise.coco import regions_from_coco
+from maskwise.data.coco_regions import regions_from_coco
+from maskwise.data.images import Pixels, load_image
+from maskwise.data.label_maps import regions_from_label_maps
+from maskwise.data.masks import Mask, check_size
+from maskwise.data.regions import Category, LabelledRegion, Regions, RegionSet, by_first_mention
 from maskwise.errors import ImageError, InputError, MaskError, SettingsError
-from maskwise.images import Pixels, load_image
-from maskwise.labelmaps import regions_from_label_maps
-from maskwise.masks import Mask, check_size
-from maskwise.regions import Category, LabelledRegion, Regions, RegionSet, by_first_mention
 from maskwise.training.augment import (
     jitter_colours,
     jitter_crop,
@@ -38,7 +38,7 @@ from maskwise.training.augment import (
 )
 from maskwise.training.batches import NOTHING, Other, Sample, Skipped
 from maskwise.training.settings import DataSettings, SourceSettings, TrainSettings, expand
-from maskwise.views import View, ViewSettings
+from maskwise.views.view import View, ViewSettings
 
 LEAST_SEEN = 0.5
 """A region belongs to a view that was drawn for another if so much of its area lies in it ..."""

@@ -18,12 +18,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from maskwise.data.regions import Category
 from maskwise.errors import ModelError, SettingsError
-from maskwise.regions import Category
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import Checkpoint
 from maskwise.training.settings import NetworkSettings, RunSettings, ScheduleSettings, TrainSettings
-from maskwise.views import ViewSettings
+from maskwise.views.view import ViewSettings
 
 ALL_SITES = ("conv1", "layer1", "layer2", "layer3", "layer4")
 WIDTHS = (64, 256, 512, 1024, 2048)

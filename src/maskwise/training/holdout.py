@@ -1,4 +1,4 @@
-"""What a network makes of the held-out regions."""
+"""Evaluate a network on the held-out regions during training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from accelerate.utils import gather_object
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from maskwise.calibration import fit_temperature
+from maskwise.data.regions import LabelledRegion
 from maskwise.errors import InputError
-from maskwise.regions import LabelledRegion
+from maskwise.tasks.calibration import fit_temperature
 from maskwise.training.batches import Skipped, read_batches
 from maskwise.training.data import PlainRegions, Split
 from maskwise.training.settings import TrainSettings

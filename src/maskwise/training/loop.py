@@ -20,8 +20,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from maskwise import __version__
+from maskwise.data.atomic_files import make_folder, write_json
 from maskwise.errors import InputError, SettingsError
-from maskwise.files import make_folder, write_json
 from maskwise.training.batches import NOTHING, Batch, read_batches
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import (
@@ -32,10 +32,7 @@ from maskwise.training.checkpoint import (
     restore_optimiser,
 )
 from maskwise.training.data import Draws, Split, TrainingRegions, batch_shape, read_data
-from maskwise.training.holdout import Answers, holdout_answers, temperature_of
-from maskwise.training.network import RegionClassifier
-from maskwise.training.optimise import check_frozen, losses_of, make_optimiser, rate_factor, set_mode
-from maskwise.training.processes import (
+from maskwise.training.distributed import (
     Together,
     check_same,
     idle_parameters,
@@ -44,10 +41,13 @@ from maskwise.training.processes import (
     mean_over_processes,
     others_may_end,
 )
+from maskwise.training.holdout import Answers, holdout_answers, temperature_of
+from maskwise.training.monitoring import Throughput, hard_examples, holdout_scalars
+from maskwise.training.network import RegionClassifier
+from maskwise.training.optimiser import check_frozen, losses_of, make_optimiser, rate_factor, set_mode
 from maskwise.training.settings import NetworkSettings, TrainSettings, expand, settings_to_dict
 from maskwise.training.skipped import SkippedImages
 from maskwise.training.teacher import distances_to_teacher, teacher_embeddings
-from maskwise.training.watch import Throughput, hard_examples, holdout_scalars
 
 CHECKPOINT = "checkpoint.safetensors"
 FINAL = "final.safetensors"

@@ -1,4 +1,4 @@
-"""The network: a classifier whose trunk is steered by a mask."""
+"""The network: an image classifier steered by a mask."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from maskwise.errors import SettingsError
-from maskwise.views import ViewSettings
+from maskwise.views.view import ViewSettings
 
 if TYPE_CHECKING:
     import cattrs

@@ -1,4 +1,4 @@
-"""Images that cannot be read: left out of a run, named as they come up, and counted in its record."""
+"""Unreadable images: skipped, named when met, and counted in the record of the run."""
 
 from __future__ import annotations
 

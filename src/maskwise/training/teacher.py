@@ -22,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskwise.data.regions import LabelledRegion
 from maskwise.errors import ImageError, InputError
-from maskwise.fit import embed_regions
-from maskwise.predictor import Predictor
-from maskwise.regions import LabelledRegion
+from maskwise.model.predictor import Predictor
+from maskwise.tasks.embedding import embed_regions
 from maskwise.training.batches import Skipped
 from maskwise.training.checkpoint import write_tensors
 

@@ -1,0 +1,73 @@
+"""Flags for the labelled regions that a command reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from maskwise.cli.options import wrong_usage
+
+if TYPE_CHECKING:
+    from maskwise.data.regions import RegionSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Labelled regions: a COCO file, or label maps."""
+
+    images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
+    """Folder of the images."""
+    annotations: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[ANNOTATIONS]")] = None
+    """COCO file; left out with --label-maps."""
+    label_maps: Path | None = None
+    """Folder of PNGs whose pixel values are classes, instead of a COCO file; each connected component is a region."""
+    classes: Path | None = None
+    """With --label-maps: text file, line n (from 0) names pixel value n."""
+    ignore: tuple[str, ...] = ()
+    """Classes to leave out, by their names in the annotations."""
+    rename: tuple[str, ...] = ()
+    """OLD=NEW: classes of the annotations that shall be called otherwise."""
+    min_area: int = 0
+    """Leave out smaller regions, pixels."""
+
+    @property
+    def name(self) -> str:
+        """What a report calls the regions: a COCO file says by its name what it is of, a folder `labels` does not."""
+        path = (self.annotations or self.label_maps).absolute()
+        return path.name if self.annotations else "/".join(path.parts[-2:])
+
+    def check(self, verb: str) -> None:
+        """Exit with 2 where flags contradict each other.
+
+        Args:
+            verb: the command.
+        """
+        if (self.annotations is None) == (self.label_maps is None):
+            wrong_usage(
+                verb, "give the regions either as ANNOTATIONS (a COCO file) or with --label-maps, one of the two"
+            )
+        if (self.label_maps is None) != (self.classes is None):
+            wrong_usage(verb, "--label-maps and --classes go together")
+        for text in self.rename:
+            if not all(text.partition("=")):
+                wrong_usage(verb, f"--rename {text}: give OLD=NEW")
+
+    def read(self) -> RegionSet:
+        """The regions.
+
+        Raises:
+            AnnotationError: the annotations cannot be used, or have no such class to leave out or rename.
+        """
+        from maskwise.data.coco_regions import regions_from_coco
+        from maskwise.data.label_maps import regions_from_label_maps
+
+        if self.annotations is None:
+            regions = regions_from_label_maps(self.label_maps, self.images, self.classes, min_area=self.min_area)
+        else:
+            regions = regions_from_coco(self.annotations, self.images)
+            if self.min_area:  # Areas that the file does not state are counted, which takes its time.
+                regions = regions.only(regions.regions.areas() >= self.min_area)
+        return regions.without(self.ignore).renamed(dict(text.split("=", 1) for text in self.rename))

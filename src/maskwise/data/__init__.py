@@ -1,0 +1,1 @@
+"""Files to arrays: images, masks, and the annotations that describe regions."""

@@ -1,0 +1,119 @@
+"""Write files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from maskwise.errors import AnnotationError, InputError
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to; it becomes `path` only when the block ends without an error.
+
+    The temporary file lies in the same folder, keeps the suffix (writers choose their format by it), is
+    flushed to disk before the rename, and is removed if the block raises.
+
+    Raises:
+        InputError: the folder of `path` does not exist or cannot be written to, or the block raises an OSError, as
+            where the disk is full; what stood at `path` is still there.
+    """
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot write there ({error.strerror}); give a path in an existing, writable folder"
+        ) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); nothing there was changed: make room, or give"
+            " another place"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove the temporary files of `whole_file` that processes killed while they wrote `path` have left."""
+    path = Path(path)
+    for leftover in path.parent.glob(f".{path.stem}-????????{path.suffix}"):
+        leftover.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:
+    """Write `value` as JSON (UTF-8, non-ASCII kept), whole or not at all."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        AnnotationError: the file is missing or is not JSON; the message has line and column.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read ({error.strerror})") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{path}: is not JSON ({error})") from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Make a folder and its parents, unless it is there.
+
+    Raises:
+        InputError: it cannot be made, or is a file.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made a folder ({error.strerror}); give another output folder") from error
+    return Path(path)
+
+
+def check_output(path: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
+    """Refuse a place for an output file before the work is done.
+
+    Args:
+        path: where the file shall be written.
+        inputs: files that must not be written over.
+
+    Raises:
+        InputError: it is a folder, lies in none, or is one of the inputs.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it, or give another path")
+    for other in inputs:
+        if path.exists() and Path(other).exists() and path.samefile(other):
+            raise InputError(f"{path}: is the input itself; give another name, so that it is not written over")

@@ -1,0 +1,177 @@
+"""COCO JSON files: indexed and checked once; masks are read on demand."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Raw
+
+from maskwise.data.coco_index import CocoIndex, Id, cached_index, index_of, json_text, value_of
+from maskwise.data.images import image_size
+from maskwise.data.masks import Mask, check_size
+from maskwise.data.regions import Category
+from maskwise.errors import AnnotationError, MaskError, naming_mask
+
+CACHE_VARIABLE = "MASKWISE_CACHE"
+"""Environment variable that may name a folder for the indexes of COCO files."""
+
+
+class _Outline(msgspec.Struct):
+    """What an annotation says of its mask."""
+
+    id: Id
+    segmentation: Any = None
+    bbox: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class CocoFile:
+    """A COCO file, with every record that Maskwise relies on checked. Annotations go by their row in the file.
+
+    Attributes:
+        path: where it was read.
+        index: its images, annotations and categories, without the outlines.
+        text: the JSON, where it is not what the file holds byte for byte; else outlines are read from the file.
+    """
+
+    path: Path
+    index: CocoIndex
+    text: bytes | None = None
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The classes, in the file's order; none where the file has no 'categories'."""
+        ids, names = self.index.category_id, self.index.category_name
+        return tuple(Category(value_of(ids, row), name.decode()) for row, name in enumerate(names))
+
+    def file_name(self, image: int) -> str:
+        """The file name of an image, by its row."""
+        return self.index.file_name[image].decode()
+
+    def ids(self, annotation: int) -> tuple[Id, Id]:
+        """The id of the annotation's image, and its own."""
+        index = self.index
+        return value_of(index.image_id, int(index.image[annotation])), value_of(index.annotation_id, annotation)
+
+    def read_mask(self, annotation: int, image_path: Path) -> Mask:
+        """The mask of an annotation, in the size that the file states, else in that of the image.
+
+        Args:
+            annotation: its row.
+            image_path: the image file.
+
+        Raises:
+            AnnotationError: the annotation cannot be read again.
+            MaskError: see `mask`.
+            ImageError: the file does not state the size, and the image cannot be read.
+        """
+        height, width = self._stated_hw(annotation)
+        stated = not np.isnan(height + width)
+        return self.mask(annotation, (int(height), int(width)) if stated else image_size(image_path))
+
+    def mask(self, annotation: int, image_hw: tuple[int, int]) -> Mask:
+        """The mask of an annotation: its polygons or run lengths, or its box where it has neither.
+
+        Args:
+            annotation: its row.
+            image_hw: the image's height and width, pixels.
+
+        Raises:
+            AnnotationError: the annotation cannot be read again.
+            MaskError: no segmentation and no box, a malformed or empty one, or the file states another size of the
+                image; the message names the annotation.
+        """
+        where = f"{self.path}: annotation id {value_of(self.index.annotation_id, annotation)}"
+        height, width = np.where(np.isnan(self._stated_hw(annotation)), image_hw, self._stated_hw(annotation)).tolist()
+        if (height, width) != tuple(image_hw):
+            raise MaskError(
+                f"{where} is of an image of {width:.12g} x {height:.12g} pixels by the file, but the image has"
+                f" {image_hw[1]} x {image_hw[0]} (width x height); give the image that was annotated"
+            )
+        outline = self._outline(annotation)
+        with naming_mask(where):
+            if isinstance(outline.segmentation, dict):
+                mask = Mask.from_rle(outline.segmentation)
+                check_size(mask, image_hw)
+                return mask
+            if outline.segmentation:
+                _check_numbers(outline.segmentation, "segmentation", depth=2)
+                return Mask.from_polygons(outline.segmentation, image_hw)
+            if outline.bbox is not None:
+                _check_numbers(outline.bbox, "bbox", depth=1)
+                return Mask.from_box(outline.bbox, image_hw)
+        raise MaskError(f"{where} has neither 'segmentation' nor 'bbox'")
+
+    def _stated_hw(self, annotation: int) -> tuple[float, float]:
+        image = self.index.image[annotation]
+        return float(self.index.height[image]), float(self.index.width[image])
+
+    def _outline(self, annotation: int) -> _Outline:
+        expected = value_of(self.index.annotation_id, annotation)
+        try:
+            outline = msgspec.json.decode(self.record(annotation), type=_Outline)
+        except (OSError, ValueError) as error:
+            raise AnnotationError(f"{self.path}: annotation id {expected} cannot be read ({error})") from error
+        if outline.id != expected:
+            raise AnnotationError(f"{self.path}: has changed since it was opened; start again")
+        return outline
+
+    def record(self, annotation: int) -> bytes:
+        """The JSON of an annotation."""
+        start, length = int(self.index.start[annotation]), int(self.index.length[annotation])
+        if self.text is not None:
+            return self.text[start : start + length]
+        with open(self.path, "rb") as file:  # Opened anew, so that workers share no position.
+            file.seek(start)
+            return file.read(length)
+
+
+def _check_numbers(value: Any, key: str, *, depth: int) -> None:
+    if depth == 0 and isinstance(value, (int, float)):
+        return
+    if depth == 0 or not isinstance(value, list):
+        wanted = ("a number", "a list of numbers", "a list of polygons")[depth]
+        raise MaskError(f"{key!r} has {str(value)[:40]!r} where {wanted} belongs")
+    for item in value:
+        _check_numbers(item, key, depth=depth - 1)
+
+
+def read_coco(path: str | os.PathLike[str], *, labelled: bool, cache: str | os.PathLike[str] | None = None) -> CocoFile:
+    """Index a COCO file and check the keys that Maskwise relies on.
+
+    Args:
+        path: the JSON file.
+        labelled: whether every annotation must have a known category.
+        cache: folder that keeps indexes, each under the hash of its file's bytes; where left out, the folder that
+            the environment variable `MASKWISE_CACHE` names, if any.
+
+    Raises:
+        AnnotationError: not JSON, not COCO's form, a missing key, a repeated id, or an unknown image or category;
+            the message names the file and the record.
+        InputError: the index cannot be kept there.
+    """
+    path = Path(path)
+    text = json_text(path)
+    cache = cache or os.environ.get(CACHE_VARIABLE)
+    index = cached_index(path, text, Path(cache)) if cache else index_of(path, text)
+    coco = CocoFile(path, index, text if isinstance(text, bytes) else None)
+    if labelled:
+        _check_labels(coco)
+    return coco
+
+
+def _check_labels(coco: CocoFile) -> None:
+    if not coco.index.has_categories:
+        raise AnnotationError(f"{coco.path}: has no list 'categories'; a COCO file needs it")
+    for row in np.flatnonzero(coco.index.category < 0)[:1].tolist():
+        record = msgspec.json.decode(coco.record(row), type=dict[str, Raw])
+        category_id = msgspec.json.decode(record.get("category_id", b"null"))
+        raise AnnotationError(
+            f"{coco.path}: annotation id {coco.ids(row)[1]} has category_id {category_id},"
+            " which is not among 'categories'"
+        )

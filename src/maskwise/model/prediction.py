@@ -1,0 +1,144 @@
+"""What the model returns: arrays for many regions, a `Prediction` for one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int32
+
+from maskwise.data.regions import Category
+from maskwise.errors import InputError
+
+
+@dataclass(frozen=True)
+class Name:
+    """A class that a region may have, and its probability.
+
+    Attributes:
+        name: the class.
+        category_id: its id in the model's list of classes.
+        probability: 0 to 1.
+    """
+
+    name: str
+    category_id: int | str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one region is.
+
+    Attributes:
+        names: classes, the most probable first; at least one.
+        logits: one per class of the model, before the temperature; None if they were not kept.
+        embedding: the features that the last layer classifies; None unless you ask for embeddings.
+    """
+
+    names: tuple[Name, ...]
+    logits: Float32[np.ndarray, " classes"] | None = field(default=None, repr=False, compare=False)
+    embedding: Float32[np.ndarray, " features"] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The most probable class."""
+        return self.names[0].name
+
+    @property
+    def category_id(self) -> int | str:
+        """Its id in the model's list of classes."""
+        return self.names[0].category_id
+
+    @property
+    def probability(self) -> float:
+        """Its probability, 0 to 1."""
+        return self.names[0].probability
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the names as plain JSON values, the most probable first.
+
+        >>> Prediction((Name("cup", 47, 0.75),)).to_dict()
+        {'names': [{'name': 'cup', 'category_id': 47, 'probability': 0.75}]}
+        """
+        names = [{"name": n.name, "category_id": n.category_id, "probability": n.probability} for n in self.names]
+        return {"names": names}
+
+
+@dataclass(frozen=True, eq=False)
+class TopClasses:
+    """The most probable classes of regions, the most probable first.
+
+    Attributes:
+        indices: class indices, places in the model's list of classes.
+        probabilities: 0 to 1.
+    """
+
+    indices: Int32[np.ndarray, "regions top"]
+    probabilities: Float64[np.ndarray, "regions top"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageOutputs:
+    """What the model says of the regions of one image, a row per region.
+
+    Attributes:
+        categories: the model's classes, in the order of the logits.
+        temperature: the logits are divided by it before the softmax.
+        crops: how many crops of the image the network saw.
+        logits: before the temperature; None if only embeddings were asked for.
+        embeddings: the features that the last layer classifies; None unless asked for.
+    """
+
+    categories: tuple[Category, ...]
+    temperature: float
+    crops: int
+    logits: Float32[np.ndarray, "regions classes"] | None = None
+    embeddings: Float32[np.ndarray, "regions features"] | None = None
+
+    @property
+    def probabilities(self) -> Float32[np.ndarray, "regions classes"]:
+        """Probability of every class for every region."""
+        assert self.logits is not None, "only embeddings were asked for"
+        scaled = self.logits / self.temperature
+        exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+    def top_classes(self, top: int) -> TopClasses:
+        """Return the most probable classes of each region; of equal ones the first in the model's list comes first.
+
+        Args:
+            top: how many; all classes if there are fewer.
+
+        Raises:
+            InputError: top is below 1.
+        """
+        check_top(top)
+        probabilities = self.probabilities
+        indices = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        chosen = np.take_along_axis(probabilities, indices, axis=1)
+        return TopClasses(indices.astype(np.int32), chosen.astype(np.float64))
+
+    def predictions(self, top: int) -> list[Prediction]:
+        """Return one `Prediction` per region; arguments and errors as in `top_classes`."""
+        classes = self.top_classes(top)
+        return [self._prediction(row, classes) for row in range(len(classes.indices))]
+
+    def _prediction(self, row: int, classes: TopClasses) -> Prediction:
+        pairs = zip(classes.indices[row].tolist(), classes.probabilities[row].tolist(), strict=True)
+        return Prediction(
+            tuple(Name(self.categories[i].name, self.categories[i].id, probability) for i, probability in pairs),
+            logits=None if self.logits is None else self.logits[row],
+            embedding=None if self.embeddings is None else self.embeddings[row],
+        )
+
+
+def check_top(top: int) -> None:
+    """Refuse to give no class at all.
+
+    Raises:
+        InputError: top is below 1.
+    """
+    if top < 1:
+        raise InputError(f"top is {top}; give at least 1 class per region")

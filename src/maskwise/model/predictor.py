@@ -1,0 +1,311 @@
+"""The predictor: images and masks in, names out."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from maskwise.data.images import Pixels, check_pixels
+from maskwise.data.masks import Mask
+from maskwise.errors import InputError
+from maskwise.model.mask_inputs import DetectionsLike, Masks, as_masks
+from maskwise.model.model_file import OUTPUTS, ModelInfo, graph_inputs
+from maskwise.model.prediction import ImageOutputs, Prediction, check_top
+from maskwise.model.runner import Device, GraphInputs, Runner
+from maskwise.views.integral_image import IntegralImage
+from maskwise.views.sharing import SharedView, own_views, shared_views
+
+Mode = Literal["auto", "exact", "shared"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+CPU_BATCH = 4
+"""Maximum number of crops per batch on a CPU. DINOv2 ViT-S/14 took 133, 136 and 151 ms a region on one core with
+batches of 4, 8 and 16; 70, 74 and 79 on two cores (224 pixels, float32, AMD EPYC, 2026-11-24)."""
+AUTO_MIN_MASKS = 8
+"""Number of masks in an image from which on `auto` shares crops."""
+MAX_SHARED_CROPS = 8
+"""Maximum number of crops per image in `shared` mode."""
+MAX_MASK_PIXELS = 4_000_000
+"""Maximum number of mask pixels per call of the network, 141 masks of 168 x 168: this bounds memory."""
+
+DetectionsT = TypeVar("DetectionsT", bound=DetectionsLike)
+
+
+@dataclass(eq=False)
+class _PlannedImage:
+    """An image, the crops planned for its masks, and the outputs that the network fills in."""
+
+    image: Pixels
+    regions: Sequence[Mask]
+    crops: list[SharedView]
+    outputs: ImageOutputs
+    waiting: int
+    """Number of crops that the network has not seen yet."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Crop:
+    """A rendered crop, and the rows of its image's outputs that its masks fill."""
+
+    planned: _PlannedImage
+    rows: tuple[int, ...]
+    pixels: UInt8[np.ndarray, "h w 3"]
+    coverage: UInt8[np.ndarray, "masks h w"]
+
+
+class Predictor:
+    """Names regions of images with one model file.
+
+    Opening takes a moment; keep it and call it often. Several threads may use one predictor. A copy, by `pickle` or
+    `copy`, opens the same model file again.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        mode: Mode = "auto",
+        device: Device = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        """Open a model.
+
+        Args:
+            model: model file (default: the built-in model).
+            mode: `exact` crops around every mask. `shared` uses at most eight crops per image: many masks then take
+                little longer than a few, and small regions are named less well. `auto` shares crops between nearby
+                masks of similar size once an image has eight or more; the answer for a mask then depends slightly on
+                the other masks. A model whose masks act inside the trunk (`info.shares` is false) is always exact.
+            device: `cpu` or `cuda`.
+            threads: CPU threads (default: all cores that this process may use).
+
+        Raises:
+            InputError: an unknown mode, or fewer threads than one.
+            ModelError: the file or the device cannot be used.
+        """
+        if mode not in MODES:
+            raise InputError(f"mode {mode!r}; accepted are {', '.join(MODES)}")
+        if threads is not None and threads < 1:
+            raise InputError(f"{threads} threads; give at least 1")
+        path = None if model is None else os.path.abspath(model)
+        self._arguments = {"model": path, "mode": mode, "device": device, "threads": threads}
+        self.mode: Mode = mode
+        self._runner = Runner(model, threads=threads, device=device)
+        self.info: ModelInfo = self._runner.info
+        self._batch_size = min(self.info.batch_size, CPU_BATCH) if device == "cpu" else self.info.batch_size
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._arguments
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names that the model knows, in the order of the logits."""
+        return tuple(category.name for category in self.info.categories)
+
+    def predict(self, image: np.ndarray, masks: Masks, *, top: int = 5, embeddings: bool = False) -> list[Prediction]:
+        """Name regions of an image.
+
+        Args:
+            image: height x width x 3, uint8, RGB.
+            masks: N x height x width, nonzero where the region is; or a sequence of such arrays or of `Mask`; or
+                detections as in the library supervision, with masks or with boxes alone.
+            top: how many classes each prediction holds, the most probable first; at least 1.
+            embeddings: keep each region's embedding too, from the same pass of the network.
+
+        Returns:
+            One prediction per mask, in order.
+
+        Raises:
+            ImageError: the image has another shape or type.
+            MaskError: a mask has another size than the image or no pixel set; the message has its index.
+            InputError: top is below 1.
+
+        Source:
+            S. Eppel, Classifying a specific image region using convolutional nets with an ROI mask as input,
+            arXiv:1812.00291. There the network reads the whole image for every region; here it reads a crop.
+        """
+        check_top(top)
+        return self.run(image, masks, embeddings=embeddings).predictions(top)
+
+    def predict_many(
+        self, images: Iterable[tuple[np.ndarray, Masks]], *, top: int = 5, embeddings: bool = False
+    ) -> Iterator[list[Prediction]]:
+        """Name regions of many images; batches cross images, so that few masks per image still use all cores.
+
+        Args:
+            images: pairs of image and masks, as `predict` takes them; read as the work goes on.
+            top: as in `predict`.
+            embeddings: as in `predict`.
+
+        Returns:
+            The predictions of each image, in order. An error is raised where its image's predictions would have come.
+
+        Raises:
+            ImageError, MaskError, InputError: as in `predict`.
+        """
+        check_top(top)
+        return (outputs.predictions(top) for outputs in self.run_many(images, embeddings=embeddings))
+
+    def probabilities(self, image: np.ndarray, masks: Masks) -> Float32[np.ndarray, "regions classes"]:
+        """Return the probability of every class for every region; arguments and errors as in `predict`.
+
+        They are calibrated in exact mode.
+        """
+        return self.run(image, masks).probabilities
+
+    def embed(self, image: np.ndarray, masks: Masks) -> Float32[np.ndarray, "regions features"]:
+        """Return the features that the last layer classifies, per region; arguments and errors as in `predict`."""
+        outputs = self.run(image, masks, logits=False, embeddings=True)
+        assert outputs.embeddings is not None
+        return outputs.embeddings
+
+    def label_detections(self, image: np.ndarray, detections: DetectionsT) -> DetectionsT:
+        """Return the same detections with `class_id`, `confidence` and `data["class_name"]` filled in.
+
+        `class_id` is the category id where all of the model's are whole numbers, else the class index.
+
+        Args:
+            image: height x width x 3, uint8, RGB.
+            detections: `supervision.Detections`, with masks or with boxes alone.
+
+        Raises:
+            ImageError, MaskError: as in `predict`.
+        """
+        categories = self.info.categories
+        ids = [category.id for category in categories]
+        if not all(isinstance(value, int) for value in ids):
+            ids = list(range(len(categories)))
+        best = self.run(image, detections).top_classes(1)
+        classes = best.indices[:, 0].tolist()
+        filled: Any = replace(
+            detections,  # type: ignore[type-var]
+            class_id=np.array([ids[i] for i in classes], dtype=int),
+            confidence=best.probabilities[:, 0].astype(np.float32),
+            data={**detections.data, "class_name": np.array([categories[i].name for i in classes], dtype=str)},
+        )
+        return filled  # type: ignore[no-any-return]
+
+    def run(self, image: np.ndarray, masks: Masks, *, logits: bool = True, embeddings: bool = False) -> ImageOutputs:
+        """Return what the network makes of regions, as arrays.
+
+        Args:
+            image: as in `predict`.
+            masks: as in `predict`.
+            logits: whether to compute them.
+            embeddings: whether to keep them.
+
+        Raises:
+            ImageError, MaskError: as in `predict`.
+        """
+        planned = self._planned(image, masks, logits=logits, embeddings=embeddings)
+        batches = -(-len(planned.crops) // self._batch_size)
+        (outputs,) = self._run_planned([planned], count=batches)
+        return outputs
+
+    def run_many(
+        self, images: Iterable[tuple[np.ndarray, Masks]], *, logits: bool = True, embeddings: bool = False
+    ) -> Iterator[ImageOutputs]:
+        """Yield what the network makes of the regions of each image, in order; batches cross images.
+
+        Args:
+            images: pairs of image and masks, as `predict` takes them; read as the work goes on.
+            logits: whether to compute them.
+            embeddings: whether to keep them.
+
+        Raises:
+            ImageError, MaskError: as in `predict`, where the image's outputs would have come.
+        """
+        planned = (self._planned(image, masks, logits=logits, embeddings=embeddings) for image, masks in images)
+        return self._run_planned(planned)
+
+    def _planned(self, image: np.ndarray, masks: Masks, *, logits: bool, embeddings: bool) -> _PlannedImage:
+        pixels = check_pixels(image)
+        regions = as_masks(masks, pixels.shape[:2])
+        plan = self._plan(regions)
+        crops = [part for shared in plan for part in _parts(shared)]
+        logit_rows, embedding_rows = (
+            np.zeros((len(regions), self._runner.width(name)), dtype=np.float32) if asked else None
+            for name, asked in zip(OUTPUTS, (logits, embeddings), strict=True)
+        )
+        outputs = ImageOutputs(self.info.categories, self.info.temperature, len(plan), logit_rows, embedding_rows)
+        return _PlannedImage(pixels, regions, crops, outputs, len(crops))
+
+    def _plan(self, masks: Sequence[Mask]) -> list[SharedView]:
+        """Choose the crops in which the network sees the masks of an image; in exact mode one for each."""
+        if not self.info.shares or self.mode == "exact" or (self.mode == "auto" and len(masks) < AUTO_MIN_MASKS):
+            return own_views(masks, self.info.view)
+        return shared_views(masks, self.info.view, MAX_SHARED_CROPS if self.mode == "shared" else None)
+
+    def _run_planned(self, images: Iterable[_PlannedImage], *, count: int | None = None) -> Iterator[ImageOutputs]:
+        """Run the network on planned images; yields the outputs of each as soon as they are complete, in order."""
+        started: deque[_PlannedImage] = deque()
+        batches = self._batches(images, started)
+        for batch, arrays in self._runner.run(OUTPUTS, batches, _inputs_of, count=count):
+            _fill(batch, arrays)
+            while started and not started[0].waiting:
+                yield started.popleft().outputs
+        while started:  # Images without masks, after the last crop.
+            yield started.popleft().outputs
+
+    def _batches(self, images: Iterable[_PlannedImage], started: deque[_PlannedImage]) -> Iterator[list[_Crop]]:
+        """Yield rendered crops in batches of one crop size; each image is noted in `started` before its first crop."""
+        batch: list[_Crop] = []
+        try:
+            for planned in images:
+                started.append(planned)
+                for crop in _rendered(planned):
+                    if batch and batch[0].pixels.shape != crop.pixels.shape:
+                        yield batch
+                        batch = []
+                    batch.append(crop)
+                    if len(batch) == self._batch_size:
+                        yield batch
+                        batch = []
+        except Exception:
+            if batch:  # An unusable image must not cost the images before it.
+                yield batch
+            raise
+        if batch:
+            yield batch
+
+
+def _rendered(planned: _PlannedImage) -> Iterator[_Crop]:
+    integral = IntegralImage(planned.image)
+    for shared in planned.crops:
+        coverage = np.stack([shared.view.cover(planned.regions[number]) for number in shared.masks])
+        yield _Crop(planned, shared.masks, shared.view.show(planned.image, integral), coverage)
+
+
+def _inputs_of(batch: Sequence[_Crop]) -> GraphInputs:
+    image_of = np.repeat(np.arange(len(batch)), [len(crop.rows) for crop in batch])
+    pixels = np.stack([crop.pixels for crop in batch])
+    return graph_inputs(pixels, np.concatenate([crop.coverage for crop in batch]), image_of)
+
+
+def _fill(batch: Sequence[_Crop], arrays: Sequence[np.ndarray]) -> None:
+    """Put a batch's logits and embeddings into the rows of their images."""
+    start = 0
+    for crop in batch:
+        rows = slice(start, start + len(crop.rows))
+        outputs = crop.planned.outputs
+        for target, source in zip((outputs.logits, outputs.embeddings), arrays, strict=True):
+            if target is not None:
+                target[list(crop.rows)] = source[rows]
+        crop.planned.waiting -= 1
+        start = rows.stop
+
+
+def _parts(shared: SharedView) -> Iterator[SharedView]:
+    """Split a crop's masks so that no call of the network gets more than `MAX_MASK_PIXELS`."""
+    height, width = shared.view.size_hw
+    count = max(MAX_MASK_PIXELS // (height * width), 1)
+    for start in range(0, len(shared.masks), count):
+        yield SharedView(shared.view, shared.masks[start : start + count])

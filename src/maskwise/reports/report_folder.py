@@ -1,0 +1,31 @@
+"""Write an evaluation as a folder: numbers, a page and pictures."""
+
+from __future__ import annotations
+
+import os
+
+from maskwise.data.atomic_files import make_folder, write_json, write_text
+from maskwise.reports.figures import confusion_figure, save_figure, size_figure
+from maskwise.reports.markdown import BY_SIZE, CONFUSION, report_markdown
+from maskwise.tasks.evaluation import PREDICTION_COLUMNS, Evaluation
+
+
+def write_report(evaluation: Evaluation, folder: str | os.PathLike[str]) -> None:
+    """Write `report.json`, `report.md`, `predictions.json` and the pictures; each file appears whole, report.json last.
+
+    `predictions.json` has `columns` and `data`, a row per region: pandas reads it with `orient="split"`.
+
+    Args:
+        evaluation: what was found.
+        folder: made if missing; files of these names in it are replaced.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+    folder = make_folder(folder)
+    save_figure(confusion_figure(evaluation.confusion, evaluation.classes), folder / CONFUSION)
+    save_figure(size_figure(evaluation.report["by_size"]), folder / BY_SIZE)
+    rows = {"columns": PREDICTION_COLUMNS, "data": evaluation.predictions}
+    write_json(folder / "predictions.json", rows, indent=None)
+    write_text(folder / "report.md", report_markdown(evaluation.report))
+    write_json(folder / "report.json", evaluation.report)

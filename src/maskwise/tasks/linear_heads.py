@@ -1,0 +1,237 @@
+"""Linear heads on embeddings: fitted, compared by cross-validation and calibrated. Arrays only."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from maskwise.tasks.calibration import fit_temperature, log_likelihoods
+from maskwise.tasks.metrics import macro_accuracy, micro_accuracy
+
+Kind = Literal["linear", "mean", "auto"]
+STRENGTHS = {"linear": (1.0, 0.1), "mean": (1.0, 0.5, 0.2)}
+"""What is tried. Linear: C, the inverse of the penalty. Mean: the share of the covariance that is taken as round."""
+UNTRIED = {"auto": ("linear", 1.0), "linear": ("linear", 1.0), "mean": ("mean", 1.0)}
+"""The head where too few regions were given to try any. The linear one is the best with one region a class, and its
+probabilities are nearly calibrated without a temperature."""
+FOLDS = 5
+DOUBT = 1.0
+"""See `fit_temperature`: few regions say little of how sure a head may be."""
+CLASS_POWER = 0.5
+"""A class of n regions counts as n to this power, as in training: rare classes matter, but not as much as frequent
+ones."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A last layer: logits = embeddings @ weight.T + bias.
+
+    Attributes:
+        weight: a row per class.
+        bias: of each class.
+    """
+
+    weight: Float[np.ndarray, "classes features"]
+    bias: Float[np.ndarray, " classes"]
+
+    def logits(self, embeddings: Float[np.ndarray, "regions features"]) -> Float[np.ndarray, "regions classes"]:
+        """Logits of every class."""
+        return embeddings @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True)
+class Part:
+    """A head of one kind, and what its logits are multiplied by in a sum."""
+
+    kind: str
+    strength: float
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A way of fitting a head, and how well it did on regions of images that it had not seen.
+
+    Attributes:
+        parts: heads whose logits are added up; a sum of last layers is a last layer.
+        temperature: under which its probabilities are calibrated.
+        micro: accuracy over regions, 0 to 1; None where nothing could be tried.
+        macro: the mean over classes.
+        likelihood: mean logarithm of the probability of the right class, less what `DOUBT` takes.
+        regions: that it was judged by.
+        classes: of these regions.
+    """
+
+    parts: tuple[Part, ...]
+    temperature: float = 1.0
+    micro: float | None = None
+    macro: float | None = None
+    likelihood: float | None = None
+    regions: int = 0
+    classes: int = 0
+
+    @property
+    def name(self) -> str:
+        """Kind and strength of its parts."""
+        return " + ".join(f"{part.kind} {part.strength:g}" for part in self.parts)
+
+    def fit(self, embeddings: Float[np.ndarray, "regions features"], targets: Int[np.ndarray, " regions"]) -> Head:
+        """Fit the head in this way; arguments as in `fit_head`."""
+        heads = [(part.share, fit_head(part.kind, part.strength, embeddings, targets)) for part in self.parts]
+        return Head(
+            np.sum([share * head.weight for share, head in heads], axis=0),
+            np.sum([share * head.bias for share, head in heads], axis=0),
+        )
+
+
+def fit_head(
+    kind: str, strength: float, embeddings: Float[np.ndarray, "regions features"], targets: Int[np.ndarray, " regions"]
+) -> Head:
+    """Fit a last layer.
+
+    `linear` is multinomial logistic regression with a quadratic penalty. `mean` names a region after the class whose
+    mean is nearest: by plain distance at strength 1, and below it by a distance that counts less the directions in
+    which regions of one class differ (linear discriminant analysis with a shrunk covariance).
+
+    Args:
+        kind: linear or mean.
+        strength: see `STRENGTHS`.
+        embeddings: of the regions.
+        targets: class index of each, every one from 0 up present, at least two.
+
+    Source:
+        J. H. Friedman, Regularized discriminant analysis, JASA 84 (1989).
+    """
+    # One scale for all features: with a handful of regions each feature's own spread is mostly chance.
+    centre, scale = embeddings.mean(axis=0, dtype=float), float(embeddings.std(dtype=float)) or 1.0
+    scaled = (embeddings - centre) / scale
+    weight, bias = (_linear if kind == "linear" else _nearest_mean)(strength, scaled, targets)
+    return Head(weight / scale, bias - weight @ centre / scale)
+
+
+def _linear(strength: float, embeddings: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    model = LogisticRegression(C=strength, max_iter=300)
+    # On one thread: products so small gain nothing by more, which wait for each other many times as long as they
+    # compute where something else wants the cores (1,200 regions of 384 features: 0.7 s, and 42 on two busy cores).
+    with threadpool_limits(1, "blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # A head that is nearly there is judged like any other.
+        warnings.filterwarnings("ignore", "The number of unique classes is greater")  # A region or two a class.
+        model.fit(embeddings, targets, sample_weight=class_weights(targets))
+    weight, bias = model.coef_, model.intercept_
+    if len(weight) == 1:  # Of two classes scikit-learn gives one row, the second against the first.
+        weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
+    return weight, bias
+
+
+def _nearest_mean(strength: float, embeddings: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    classes = int(targets.max()) + 1
+    means = np.stack([embeddings[targets == index].mean(axis=0) for index in range(classes)])
+    inside = embeddings - means[targets]
+    covariance = inside.T @ inside / max(len(targets) - classes, 1)
+    features = len(covariance)
+    spread = np.trace(covariance) / features or 1.0  # One region a class says nothing of spread.
+    covariance = (1 - strength) * covariance + strength * spread * np.eye(features)
+    # Divided, so that probabilities are calibrated at temperatures near 1: distances add up over features.
+    weight = np.linalg.solve(covariance, means.T).T / np.sqrt(features)
+    return weight, -(weight * means).sum(axis=1) / 2
+
+
+def choose_head(
+    kind: Kind,
+    embeddings: Float[np.ndarray, "regions features"],
+    targets: Int[np.ndarray, " regions"],
+    images: Int[np.ndarray, " regions"],
+) -> tuple[Trial, ...]:
+    """Try heads by cross-validation: each names the regions of images that it was not fitted to.
+
+    A region counts where its class has regions in other images.
+
+    Args:
+        kind: what to try; auto: both kinds, and the best of each together, their calibrated logits averaged.
+        embeddings: of the regions.
+        targets: class index of each, every one from 0 up present, at least two.
+        images: number of its image; any numbers that tell images apart.
+
+    Returns:
+        The trials, the best first: by the likelihood of the right classes at the trial's temperature, regions
+        weighted by `class_weights`. Where no two classes could be counted, one trial without figures.
+    """
+    # By likelihood, not accuracy: with few regions accuracy ties and jumps. What was tried: docs/decisions/0009-fit.md.
+    unseen = {
+        Part(name, strength): _logits_unseen(name, strength, embeddings, targets, images)
+        for name in STRENGTHS
+        if kind in (name, "auto")
+        for strength in STRENGTHS[name]
+    }
+    counted = np.isfinite(next(iter(unseen.values()))[np.arange(len(targets)), targets])
+    if len(np.unique(targets[counted])) < 2:  # Of one class alone every name is right.
+        return (Trial((Part(*UNTRIED[kind]),)),)
+    trials = _ranked(_judge((part,), logits[counted], targets[counted]) for part, logits in unseen.items())
+    if kind == "auto":
+        best = [next(trial for trial in trials if trial.parts[0].kind == name) for name in STRENGTHS]
+        together = sum(unseen[trial.parts[0]][counted] / (len(best) * trial.temperature) for trial in best)
+        parts = (replace(trial.parts[0], share=1 / (len(best) * trial.temperature)) for trial in best)
+        trials = _ranked([*trials, _judge(tuple(parts), together, targets[counted])])
+    return trials
+
+
+def _ranked(trials: Iterable[Trial]) -> tuple[Trial, ...]:
+    return tuple(sorted(trials, key=lambda trial: trial.likelihood, reverse=True))
+
+
+def _judge(parts: tuple[Part, ...], logits: np.ndarray, targets: np.ndarray) -> Trial:
+    """A trial by its logits of regions that it was not fitted to."""
+    weights = class_weights(targets)
+    temperature = fit_temperature(logits, targets, weights, doubt=DOUBT)
+    likelihood = float(np.average(log_likelihoods(logits / temperature, targets), weights=weights))
+    predicted = logits.argmax(axis=1)
+    return Trial(
+        parts,
+        temperature,
+        micro=micro_accuracy(predicted, targets),
+        macro=macro_accuracy(predicted, targets),
+        likelihood=likelihood - DOUBT * math.log(temperature) ** 2 / len(targets),
+        regions=len(targets),
+        classes=len(np.unique(targets)),
+    )
+
+
+def class_weights(targets: Int[np.ndarray, " regions"]) -> Float[np.ndarray, " regions"]:
+    """What each region counts for, 1 on average: together a class of n regions counts as n to the power of 0.5.
+
+    Args:
+        targets: class index of each region.
+
+    >>> class_weights(np.array([0, 0, 0, 0, 1])).round(3).tolist()
+    [0.833, 0.833, 0.833, 0.833, 1.667]
+    """
+    counts = np.bincount(targets)
+    weights = counts[targets] ** (CLASS_POWER - 1.0)
+    return weights / weights.mean()
+
+
+def _logits_unseen(
+    kind: str, strength: float, embeddings: np.ndarray, targets: np.ndarray, images: np.ndarray
+) -> np.ndarray:
+    """Logits of every region under a head fitted to other images; minus infinity for classes that are not in those."""
+    from sklearn.model_selection import GroupKFold
+
+    logits = np.full((len(targets), int(targets.max()) + 1), -np.inf)
+    folds = min(FOLDS, len(np.unique(images)))
+    if folds > 1:
+        for learned, asked in GroupKFold(folds, shuffle=True, random_state=0).split(embeddings, groups=images):
+            present, dense = np.unique(targets[learned], return_inverse=True)
+            if len(present) > 1:
+                head = fit_head(kind, strength, embeddings[learned], dense)
+                logits[np.ix_(asked, present)] = head.logits(embeddings[asked])
+    return logits

@@ -1,0 +1,164 @@
+"""Metrics of classification: functions of arrays. Accuracies and probabilities are 0 to 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Float32, Int, Real
+from sklearn.metrics import accuracy_score, recall_score
+
+NORMAL_95 = 1.959963984540054
+"""Half the width of the central 95 % of a standard normal distribution."""
+DRAWS_AT_ONCE = 100
+"""Bounds the bootstrap's memory: 100 draws of val2017's 5000 images are 4 MB; all 1000 of train2017's were 950 MB."""
+
+
+def micro_accuracy(predicted: Int[np.ndarray, " regions"], targets: Int[np.ndarray, " regions"]) -> float:
+    """Share of regions with the right name.
+
+    Args:
+        predicted: class index of each region's name; at least one region.
+        targets: class index of its true name.
+
+    >>> micro_accuracy(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1]))
+    0.75
+    """
+    return float(accuracy_score(targets, predicted))
+
+
+def macro_accuracy(predicted: Int[np.ndarray, " regions"], targets: Int[np.ndarray, " regions"]) -> float:
+    """Mean of the classes' accuracies, each class that is present counting the same; arguments as in `micro_accuracy`.
+
+    >>> macro_accuracy(np.array([0, 0, 2, 1]), np.array([0, 0, 0, 1])).__round__(3)
+    0.833
+    """
+    # The same as balanced_accuracy_score, which warns where a name is predicted that is nobody's true one.
+    return float(recall_score(targets, predicted, labels=np.unique(targets), average="macro"))
+
+
+def top_k_accuracy(
+    probabilities: Float32[np.ndarray, "regions classes"], targets: Int[np.ndarray, " regions"], k: int = 5
+) -> float:
+    """Share of regions whose true name is among the k most probable; of equals the first class counts as more probable.
+
+    Args:
+        probabilities: of every class, for at least one region.
+        targets: class index of each region's true name.
+        k: how many names; more than there are classes is all of them.
+    """
+    # top_k_accuracy_score takes no matrix for two classes and warns where k reaches the number of classes.
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    return float((best == targets[:, None]).any(axis=1).mean())
+
+
+def calibration_error(
+    probabilities: Float32[np.ndarray, "regions classes"], targets: Int[np.ndarray, " regions"], bins: int = 15
+) -> float:
+    """Expected calibration error: how far, on average, the probability of the given name is from its accuracy.
+
+    Args:
+        probabilities: of every class, for at least one region.
+        targets: class index of each region's true name.
+        bins: of equal width over 0 to 1, each without its lower edge; regions are compared bin by bin.
+
+    Source:
+        C. Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.04599.
+    """
+    confidence = probabilities.max(axis=1).astype(float)
+    right = probabilities.argmax(axis=1) == targets
+    number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(number, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(targets))
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """95 % interval of a proportion, from 0 to 1; all of that range where nothing was counted.
+
+    Args:
+        right: how many of `total` were right.
+        total: how many there were.
+
+    Source:
+        E. B. Wilson, Probable inference, the law of succession, and statistical inference (1927).
+
+    >>> [round(end, 3) for end in wilson_interval(8, 10)]
+    [0.49, 0.943]
+    """
+    if total == 0:
+        return 0.0, 1.0
+    z2 = NORMAL_95**2
+    share = right / total
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = NORMAL_95 * np.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
+    return float(max(centre - half, 0.0)), float(min(centre + half, 1.0))
+
+
+def bootstrap_intervals(
+    predicted: Int[np.ndarray, " regions"],
+    targets: Int[np.ndarray, " regions"],
+    images: Int[np.ndarray, " regions"],
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """95 % intervals of micro and macro accuracy, by drawing images anew.
+
+    Whole images are drawn because the regions of one are alike; drawing regions would make the intervals too narrow.
+    The regions of a single image give an interval of no width.
+
+    Args:
+        predicted: class index of each region's name; at least one region.
+        targets: class index of its true name.
+        images: number of its image; any numbers that tell images apart.
+        draws: how often as many images as there are get drawn.
+        seed: of the draws.
+
+    Returns:
+        Lower and upper end for micro, then for macro accuracy.
+
+    Source:
+        B. Efron, Bootstrap methods: another look at the jackknife (1979); the percentile interval.
+    """
+    totals, rights = _image_counts(predicted, targets, images)
+    count = len(totals)
+    random = np.random.default_rng(seed)
+    micro, macro = [], []
+    for start in range(0, draws, DRAWS_AT_ONCE):
+        drawn = random.multinomial(count, np.full(count, 1 / count), size=min(DRAWS_AT_ONCE, draws - start))
+        # As floats: NumPy multiplies matrices of integers without BLAS, many times slower.
+        total, right = drawn.astype(float) @ totals, drawn.astype(float) @ rights
+        present = total > 0
+        micro.append(right.sum(axis=1) / total.sum(axis=1))
+        macro.append((right / np.where(present, total, 1)).sum(axis=1) / present.sum(axis=1))
+    return _central_95(np.concatenate(micro)), _central_95(np.concatenate(macro))
+
+
+def _image_counts(
+    predicted: np.ndarray, targets: np.ndarray, images: np.ndarray
+) -> tuple[Float[np.ndarray, "images classes"], Float[np.ndarray, "images classes"]]:
+    """Regions, and rightly named ones, of each image and each class present."""
+    image_ids, image = np.unique(images, return_inverse=True)
+    class_ids, column = np.unique(targets, return_inverse=True)
+    totals, rights = np.zeros((2, len(image_ids), len(class_ids)))
+    np.add.at(totals, (image, column), 1)
+    np.add.at(rights, (image, column), predicted == targets)
+    return totals, rights
+
+
+def _central_95(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def size_bins(areas: Real[np.ndarray, " regions"], upper_bounds: Sequence[int]) -> Int[np.ndarray, " regions"]:
+    """Which bin each area falls into: the first whose upper bound is above it, or one more than there are.
+
+    Args:
+        areas: pixels.
+        upper_bounds: rising; a bin does not include its bound.
+
+    >>> size_bins(np.array([10, 1023.5, 1024, 9216]), (1024, 9216)).tolist()
+    [0, 0, 1, 2]
+    """
+    return np.searchsorted(np.asarray(upper_bounds), areas, side="right")

@@ -1,0 +1,1 @@
+"""Which part of an image the network sees of a region."""

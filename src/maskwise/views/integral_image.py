@@ -1,0 +1,86 @@
+"""Integral images: sums over rectangles in constant time."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import cv2
+import numpy as np
+from jaxtyping import Float64, UInt8, UInt32
+
+MOST_CELLS = 2**24
+"""Of a table: 255 times as much still fits 32 bits. In three colours they take 200 MB."""
+
+
+class IntegralImage:
+    """The sums of an array over the cells of any grid, exact up to 16.8 megapixels.
+
+    A table of the sums from the first corner to every other is made when first asked for; 4 bytes a number. That of a
+    larger array is made of the array halved once or more: the pixels of a block then count as alike.
+
+    Source:
+        F. C. Crow, Summed-area tables for texture mapping, SIGGRAPH 1984. Here cells may begin and end between pixels:
+        inside a pixel the sum grows linearly along rows and columns.
+    """
+
+    def __init__(self, array: UInt8[np.ndarray, "height width *channels"]) -> None:
+        """Note the array; nothing is computed yet.
+
+        Args:
+            array: 0 to 255.
+        """
+        self._array = array
+        self._hw = array.shape[:2]
+        self.block = 1
+        """Side of the squares that the table tells apart, pixels."""
+        while _ceil(self._hw[0], self.block) * _ceil(self._hw[1], self.block) > MOST_CELLS:
+            self.block *= 2
+
+    @cached_property
+    def _table(self) -> UInt32[np.ndarray, "rows columns *channels"]:
+        halved, block = self._array, 1
+        while block < self.block:
+            block *= 2
+            height, width = halved.shape[:2]
+            even = cv2.copyMakeBorder(halved, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+            halved = cv2.resize(even, (_ceil(width, 2), _ceil(height, 2)), interpolation=cv2.INTER_AREA)
+        return cv2.integral(halved, sdepth=cv2.CV_32S).view(np.uint32)  # As signed numbers large sums wrap around.
+
+    def over(
+        self, ys: Float64[np.ndarray, " rows_and_one"], xs: Float64[np.ndarray, " columns_and_one"]
+    ) -> Float64[np.ndarray, "rows columns *channels"]:
+        """The sum over every cell of a grid; nothing lies outside the array.
+
+        Args:
+            ys: edges of the cells from top to bottom, pixels from the array's upper edge.
+            xs: edges from left to right, pixels from its left edge.
+        """
+        table = self._table
+        columns = table.shape[1]
+        (row, down), (column, right) = (
+            _placed(edges, limit, self.block) for edges, limit in zip((ys, xs), self._hw, strict=True)
+        )
+        colours = (1,) * (table.ndim - 2)
+        down, right = down.reshape(-1, 1, *colours), right.reshape(-1, *colours)
+        corner = row[:, None] * columns + column
+        flat = table.reshape(-1, *table.shape[2:])
+        upper, lower = (
+            _between(flat.take(first, axis=0), flat.take(first + 1, axis=0), right)
+            for first in (corner, corner + columns)
+        )
+        return np.diff(np.diff(_between(upper, lower, down), axis=0), axis=1) * self.block**2
+
+
+def _ceil(length: int, block: int) -> int:
+    return -(-length // block)
+
+
+def _placed(edges: np.ndarray, limit: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """In which block each edge lies, and how far into it (0 to 1); edges outside move to the array's."""
+    places = np.clip(edges, 0, limit) / block
+    blocks = np.minimum(places.astype(np.int64), _ceil(limit, block) - 1)
+    return blocks, places - blocks
+
+
+def _between(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    return first * (1 - share) + second * share

@@ -1,0 +1,129 @@
+"""Shared views: crops that cover several masks of an image, so that the network runs once for many masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from maskwise.data.masks import Mask
+from maskwise.views.view import View, ViewSettings, slide
+
+WIDEST = 2.0
+"""A shared view is at most so many times as wide as the view that a mask in it would have alone."""
+GROWTH = 1.25
+"""By this factor `WIDEST` is exceeded, as often as needed, where the number of views is limited."""
+CORNERS = (0.0, 0.5, 1.0)
+"""Where a mask may lie in a view that is tried for it, along each side: at its start, in the middle, at its end."""
+
+Boxes = Int64[np.ndarray, "_ 4"]
+
+
+@dataclass(frozen=True)
+class SharedView:
+    """A view and the masks that are looked at in it.
+
+    Attributes:
+        view: the view.
+        masks: their numbers, rising.
+    """
+
+    view: View
+    masks: tuple[int, ...]
+
+
+def own_views(masks: Sequence[Mask], settings: ViewSettings) -> list[SharedView]:
+    """A view for each mask."""
+    return [SharedView(settings.view(mask), (number,)) for number, mask in enumerate(masks)]
+
+
+def shared_views(masks: Sequence[Mask], settings: ViewSettings, most: int | None = None) -> list[SharedView]:
+    """Few views that together show every mask, each with the surroundings that its own view would have.
+
+    Views are chosen one after the other, each time the one that shows most of the masks that are left, and then drawn
+    in to what these need.
+
+    Args:
+        masks: of one image.
+        settings: of the views that the masks would have alone.
+        most: the number of views is at most this; regions are then seen as small as need be.
+
+    Source:
+        V. Chvatal, A greedy heuristic for the set-covering problem, Mathematics of Operations Research 4 (1979).
+    """
+    alone = own_views(masks, settings)
+    if len(alone) < 2 or settings.kind == "whole":
+        return [SharedView(alone[0].view, tuple(range(len(alone))))] if alone else []
+    image_hw = masks[0].image_hw
+    own = np.array([shared.view.box_xyxy for shared in alone])
+    order = np.lexsort(own.T)  # Ties are then broken by place: the order of the masks does not matter.
+    own = own[order]
+    widest = WIDEST
+    while (groups := _covering(own, image_hw, widest, most)) is None:
+        widest *= GROWTH
+    return [
+        SharedView(
+            View(_around(own[group], image_hw), (settings.size, settings.size)), tuple(sorted(order[group].tolist()))
+        )
+        for group in groups
+    ]
+
+
+def _covering(
+    own: Boxes, image_hw: tuple[int, int], widest: float, most: int | None
+) -> list[Int64[np.ndarray, " group"]] | None:
+    """Numbers of the boxes of each view; None where there are more views than `most`."""
+    windows = np.unique(_windows(own, image_hw, widest), axis=0)
+    shown = _shown(windows, own, image_hw, widest)
+    gains = shown.sum(axis=0)
+    left = np.ones(len(own), dtype=bool)
+    groups = []
+    while left.any():
+        if len(groups) == most:
+            return None
+        new = shown[:, gains.argmax()] & left
+        groups.append(np.flatnonzero(new))
+        left &= ~new
+        gains -= shown[new].sum(axis=0)
+    return groups
+
+
+def _windows(own: Boxes, image_hw: tuple[int, int], widest: float) -> Boxes:
+    """Windows to choose from: each box alone, and the widest that it may be seen in, itself in several places of it."""
+    sides = own[:, 2] - own[:, 0]
+    wide = np.minimum(np.round(widest * sides), np.maximum(max(image_hw), sides)).astype(np.int64)
+    tried = [own]
+    for across in CORNERS:
+        for down in CORNERS:
+            corner = [
+                _inside(own[:, axis] - np.round(part * (wide - sides)).astype(np.int64), wide, image_hw[1 - axis])
+                for axis, part in ((0, across), (1, down))
+            ]
+            tried.append(np.stack([*corner, corner[0] + wide, corner[1] + wide], axis=1))
+    return np.concatenate(tried)
+
+
+def _inside(starts: Int64[np.ndarray, " n"], lengths: Int64[np.ndarray, " n"], limit: int) -> Int64[np.ndarray, " n"]:
+    """Windows moved into [0, limit) where they fit, else laid centrally around it: `views.slide` for many."""
+    return np.where(lengths >= limit, (limit - lengths) // 2, np.clip(starts, 0, np.maximum(limit - lengths, 0)))
+
+
+def _shown(windows: Boxes, own: Boxes, image_hw: tuple[int, int], widest: float) -> Bool[np.ndarray, "boxes windows"]:
+    """Whether each window holds all of each box that lies in the image, and is not too wide for it."""
+    edges = np.array([*image_hw[::-1], *image_hw[::-1]])
+    needed = np.clip(own, 0, edges)
+    shown = (windows[:, 2] - windows[:, 0]) <= np.ceil(widest * (own[:, 2] - own[:, 0]))[:, None]
+    for axis in (0, 1):
+        shown &= windows[:, axis] <= needed[:, axis, None]
+        shown &= windows[:, axis + 2] >= needed[:, axis + 2, None]
+    return shown
+
+
+def _around(boxes: Boxes, image_hw: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The smallest square that holds boxes, moved into the image where it fits."""
+    (x0, y0), (x1, y1) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
+    side = max(x1 - x0, y1 - y0)
+    left, top = slide(x0, x1 - x0, side, image_hw[1]), slide(y0, y1 - y0, side, image_hw[0])
+    return (left, top, left + side, top + side)

@@ -1,0 +1,185 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from maskwise import Predictor
+from maskwise.errors import AnnotationError, InputError, MaskError
+from maskwise.tasks import label_engines
+from maskwise.tasks.labelling import label_coco
+from tiny_model import tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def segments(coco_folder):
+    """The tiny data set's file without categories, with fields of other tools."""
+    content = json.loads((coco_folder / "annotations.json").read_text())
+    del content["categories"]
+    content["made_by"] = {"tool": "segmenter", "version": 1.25}
+    for index, annotation in enumerate(content["annotations"]):
+        del annotation["category_id"]
+        annotation["stability_score"] = 0.1 * index
+        annotation["note"] = "größer"
+    content["annotations"].reverse()
+    path = coco_folder / "segments.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def run(segments, model, output, top=2, **more):
+    return label_coco(segments, segments.parent / "images", output, Predictor(model), top=top, **more)
+
+
+def test_refuses_to_write_over_its_own_input(segments, model):
+    before = segments.read_bytes()
+    with pytest.raises(InputError, match="is the input itself"):
+        run(segments, model, segments)
+    assert segments.read_bytes() == before
+
+
+def test_every_annotation_is_named_and_nothing_else_changes(segments, model, tmp_path):
+    before = json.loads(segments.read_text())
+    named = run(segments, model, tmp_path / "out.json")
+    after = json.loads((tmp_path / "out.json").read_text())
+    assert named == len(before["annotations"])
+    known = {category["id"] for category in after.pop("categories")}
+    for old, new in zip(before["annotations"], after["annotations"], strict=True):
+        assert new.pop("category_id") in known
+        assert 0 < new.pop("score") <= 1
+        assert len(new.pop("top_category_ids")) == len(new.pop("top_scores")) == 2
+        assert list(new.items()) == list(old.items())
+    del before["annotations"], after["annotations"]
+    assert after == before
+
+
+def test_classes_keep_the_ids_that_the_file_gives_them(segments, model, tmp_path):
+    content = json.loads(segments.read_text())
+    content["categories"] = [{"id": 7, "name": "cup", "supercategory": "kitchen"}, {"id": 18, "name": "zebra"}]
+    segments.write_text(json.dumps(content))
+    run(segments, model, tmp_path / "out.json")
+    categories = json.loads((tmp_path / "out.json").read_text())["categories"]
+    assert categories[:2] == content["categories"]
+    assert [c["name"] for c in categories] == ["cup", "zebra", "person", "dog"]
+    assert len({c["id"] for c in categories}) == 4
+
+
+def test_killed_run_goes_on_where_it_was(segments, model, tmp_path, monkeypatch):
+    run(segments, model, tmp_path / "whole.json")
+    read, calls = label_engines.read_task, []
+
+    def dies_at_seventh(*args):
+        calls.append(args)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return read(*args)
+
+    monkeypatch.setattr(label_engines, "read_task", dies_at_seventh)
+    with pytest.raises(KeyboardInterrupt):
+        run(segments, model, tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
+    with open(tmp_path / "out.json.partial", "a") as file:
+        file.write('{"image_id": 3, "cla')  # A line cut by the kill.
+    monkeypatch.setattr(label_engines, "read_task", read)
+    images = len(json.loads(segments.read_text())["images"])
+    named = run(segments, model, tmp_path / "out.json")
+    assert 0 < named < len(json.loads(segments.read_text())["annotations"])
+    assert images > 2
+    assert (tmp_path / "out.json").read_text() == (tmp_path / "whole.json").read_text()
+    assert not (tmp_path / "out.json.partial").exists()
+
+
+def test_refuses_to_go_on_with_another_run(segments, model, tmp_path):
+    (tmp_path / "out.json.partial").write_text('{"key": "another"}\n{"image_id": 0, "classes": [], "scores": []}\n')
+    with pytest.raises(AnnotationError, match="another file, model, --mode or --top"):
+        run(segments, model, tmp_path / "out.json")
+
+
+def test_refuses_an_image_id_without_a_file(segments, model, tmp_path):
+    content = json.loads(segments.read_text())
+    content["images"][0]["file_name"] = "gone.jpg"
+    segments.write_text(json.dumps(content))
+    with pytest.raises(AnnotationError, match=r"image id .* is gone\.jpg, which is not in the folder"):
+        run(segments, model, tmp_path / "out.json")
+
+
+def test_names_the_annotation_whose_mask_is_empty(segments, model, tmp_path):
+    content = json.loads(segments.read_text())
+    image = content["images"][0]
+    annotation = next(a for a in content["annotations"] if a["image_id"] == image["id"])
+    size = [image["height"], image["width"]]
+    annotation["segmentation"] = {"size": size, "counts": [size[0] * size[1]]}
+    segments.write_text(json.dumps(content))
+    with pytest.raises(MaskError, match=f"annotation id {annotation['id']}: the mask is empty"):
+        run(segments, model, tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_ray_says_the_same(segments, model, tmp_path):
+    """In a process of its own: Ray leaves threads and warnings behind."""
+    script = """
+import sys
+from maskwise import Predictor, label_coco
+segments, images, model, output, engine = sys.argv[1:]
+label_coco(segments, images, output, Predictor(model, threads=1), top=2, engine=engine)
+"""
+    for engine in ("local", "ray"):
+        args = [segments, segments.parent / "images", model, tmp_path / f"{engine}.json", engine]
+        subprocess.run([sys.executable, "-c", script, *map(str, args)], check=True, capture_output=True)
+    assert (tmp_path / "ray.json").read_text() == (tmp_path / "local.json").read_text()
+
+
+def test_nothing_is_left_of_a_run_that_named_no_image(segments, model, tmp_path):
+    """A file that failed at its first image may be mended and run again."""
+    good = segments.read_text()
+    content = json.loads(good)
+    for annotation in content["annotations"]:
+        del annotation["segmentation"], annotation["bbox"]
+    segments.write_text(json.dumps(content))
+    with pytest.raises(MaskError, match="neither 'segmentation' nor 'bbox'"):
+        run(segments, model, tmp_path / "out.json")
+    assert not list(tmp_path.glob("out.json*"))
+    segments.write_text(good)
+    assert run(segments, model, tmp_path / "out.json") == len(content["annotations"])
+
+
+def test_places_and_numbers_are_checked_first(segments, model, tmp_path):
+    with pytest.raises(InputError, match="is a folder; give the name of a file"):
+        run(segments, model, tmp_path)
+    with pytest.raises(InputError, match="top is 0"):
+        run(segments, model, tmp_path / "out.json", top=0)
+    segments = segments.rename(segments.with_name("moved.json"))
+    (segments.parent / "images").rename(segments.parent / "photos")
+    with pytest.raises(AnnotationError, match="images: there is no such folder"):
+        run(segments, model, tmp_path / "out.json")
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_image_of_another_size_than_the_file_states_is_refused(segments, model, tmp_path):
+    """Else the names would be of other places of a resized photograph."""
+    content = json.loads(segments.read_text())
+    for image in content["images"]:
+        image["width"] *= 2
+    segments.write_text(json.dumps(content))
+    with pytest.raises(MaskError, match=r"is of an image of 96 x 48 pixels by the file, but the image has 48 x 48"):
+        run(segments, model, tmp_path / "out.json")
+
+
+def test_what_is_neither_annotation_nor_category_is_copied_as_it_stands(segments, model, tmp_path):
+    content = segments.read_text()
+    segments.write_text(content.replace('"version": 1.25', '"version" :\n 1.250E0, "by": "gr\\u00f6\\u00dfer"'))
+    run(segments, model, tmp_path / "out.json")
+    assert '"version" :\n 1.250E0, "by": "gr\\u00f6\\u00dfer"' in (tmp_path / "out.json").read_text()
+
+
+def test_file_without_annotations_gains_only_categories(segments, model, tmp_path):
+    segments.write_text('{"images": [], "annotations": []}')
+    assert run(segments, model, tmp_path / "out.json") == 0
+    after = json.loads((tmp_path / "out.json").read_text())
+    assert (after["images"], after["annotations"]) == ([], [])
+    assert [c["name"] for c in after["categories"]] == ["person", "dog", "cup"]
