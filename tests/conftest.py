@@ -1,4 +1,4 @@
-"""Fixtures; and shapes in annotations are checked while tests run."""
+"""Fixtures of all tests; annotated shapes are checked while tests run. Needs no torch."""
 
 from jaxtyping import install_import_hook
 
@@ -9,11 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from two_objects import write_two_objects
 
 os.environ.pop("MASKWISE_CACHE", None)  # No test reads or writes the user's.
-torch.set_num_threads(1)  # What the tests compute is too small to be shared out.
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that reads real data."""
+    for item in items:
+        if "data_root" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.data)
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,11 @@ from typing import get_args
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_model import SETTINGS, tiny_checkpoint, tiny_model
 
 from maskwise.cli import main
 from maskwise.cli.options import Mode
 from maskwise.model.predictor import MODES
-from tiny_model import SETTINGS, tiny_checkpoint, tiny_model
 
 
 @pytest.fixture(scope="module")

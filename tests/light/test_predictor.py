@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import supervision
+from tiny_model import SETTINGS, tiny_model
 
 from maskwise import Mask, Predictor
 from maskwise.errors import ImageError, InputError, MaskError, ModelError
 from maskwise.model.mask_inputs import as_masks
 from maskwise.model.predictor import AUTO_MIN_MASKS, MAX_SHARED_CROPS, MODES
 from maskwise.model.session import open_session
-from tiny_model import SETTINGS, tiny_model
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_model import tiny_model
 
 from maskwise import Predictor, load_image
 from maskwise.cli.main import run
@@ -15,7 +16,6 @@ from maskwise.errors import AnnotationError, InputError
 from maskwise.tasks.embedding import embed_regions
 from maskwise.tasks.evaluation import evaluate
 from maskwise.tasks.fitting import fit_classes
-from tiny_model import tiny_model
 from two_objects import write_two_objects
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_loop import interrupt, same_weights, settings
+from tiny_model import tiny_model
 
 from maskwise import Mask, Predictor
 from maskwise.data.images import load_image
@@ -14,8 +16,6 @@ from maskwise.training.data import read_data
 from maskwise.training.loop import TEACHER, network_of, train
 from maskwise.training.settings import TeacherSettings
 from maskwise.training.teacher import distances_to_teacher, teacher_embeddings
-from test_loop import interrupt, same_weights, settings
-from tiny_model import tiny_model
 from two_objects import write_two_objects
 
 

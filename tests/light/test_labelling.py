@@ -3,12 +3,12 @@ import subprocess
 import sys
 
 import pytest
+from tiny_model import tiny_model
 
 from maskwise import Predictor
 from maskwise.errors import AnnotationError, InputError, MaskError
 from maskwise.tasks import label_engines
 from maskwise.tasks.labelling import label_coco
-from tiny_model import tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import onnxruntime
 import pytest
 import torch
 from timm.models.vision_transformer import LayerScale
+from tiny_model import CATEGORIES, SETTINGS, tiny_checkpoint, tiny_model
 
 from maskwise.errors import ModelError
 from maskwise.model.model_file import graph_inputs
@@ -15,7 +16,6 @@ from maskwise.training.data import read_data
 from maskwise.training.loop import network_of
 from maskwise.training.settings import SourceSettings
 from maskwise.views.view import ViewSettings
-from tiny_model import CATEGORIES, SETTINGS, tiny_checkpoint, tiny_model
 
 
 def views(count=5, height=64, width=64):

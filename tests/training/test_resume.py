@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
 from children import Child, FullDisk, StopInTheMiddleOfWrite, full_log, write_recipe
+from test_loop import interrupt, same_weights, settings
+from tiny_model import tiny_model
+
 from maskwise.errors import InputError, MaskError
 from maskwise.tasks.calibration import fit_temperature
 from maskwise.training import loop
@@ -17,8 +19,6 @@ from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import TRIES, Draw, Draws, TrainingRegions, read_data
 from maskwise.training.loop import train
 from maskwise.training.settings import AugmentSettings, TeacherSettings
-from test_loop import interrupt, same_weights, settings
-from tiny_model import tiny_model
 from two_objects import write_two_objects
 
 

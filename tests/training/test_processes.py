@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from children import start_several, write_recipe
+from test_loop import of_views, settings
+from test_resume import curve
+from tiny_model import tiny_model
+
 from maskwise.cli import main
 from maskwise.errors import SettingsError
 from maskwise.training import distributed, loop
@@ -16,9 +19,6 @@ from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import read_data
 from maskwise.training.loop import train
 from maskwise.training.settings import AugmentSettings, NetworkSettings, TeacherSettings
-from test_loop import of_views, settings
-from test_resume import curve
-from tiny_model import tiny_model
 from two_objects import write_two_objects
 
 CURVES = (

@@ -13,7 +13,7 @@ from maskwise.training import comparison as module
 from maskwise.training.comparison import Row, compare_variants, gmac, markdown, read_comparison, write_comparison
 from two_objects import write_two_objects
 
-COMPARISONS = sorted((Path(__file__).parents[1] / "recipes/comparisons").glob("*.toml"))
+COMPARISONS = sorted((Path(__file__).parents[2] / "recipes/comparisons").glob("*.toml"))
 TEXT = """
 seeds = [0, 1]
 [evaluate]

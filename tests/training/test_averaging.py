@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_model import SETTINGS, tiny_checkpoint
 
 from maskwise import Predictor
 from maskwise.cli.main import run
@@ -13,7 +14,6 @@ from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import read_data
 from maskwise.training.settings import SourceSettings
 from maskwise.views.view import ViewSettings
-from tiny_model import SETTINGS, tiny_checkpoint
 
 
 @pytest.fixture

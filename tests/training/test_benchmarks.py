@@ -15,9 +15,10 @@ import speed
 import speed_page
 import torch
 import torch_ways
-import training
 from machine import in_own_process, peak_megabytes
+from tiny_model import SETTINGS, tiny_checkpoint
 
+import training
 from maskwise import load_image
 from maskwise.data.coco_file import read_coco
 from maskwise.errors import SettingsError
@@ -28,10 +29,9 @@ from maskwise.training.data import PlainRegions, read_data
 from maskwise.training.distributed import make_accelerator
 from maskwise.training.settings import ScheduleSettings, SourceSettings, TrainSettings, WindowSettings
 from maskwise.views.view import ViewSettings
-from tiny_model import SETTINGS, tiny_checkpoint
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("benchmarks/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("benchmarks/*.py")), ids=lambda path: path.stem)
 def test_every_benchmark_finds_what_it_imports(path):
     assert importlib.import_module(path.stem).__doc__
 

@@ -4,12 +4,12 @@ import threading
 import numpy as np
 import pytest
 from machine import in_own_process
+from tiny_model import tiny_model
 
 from maskwise.model import runner
 from maskwise.model.model_file import graph_inputs
 from maskwise.model.runner import Runner
 from maskwise.model.session import open_session as runner_open
-from tiny_model import tiny_model
 
 
 @pytest.fixture(scope="module")

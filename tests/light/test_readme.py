@@ -5,7 +5,7 @@ from pathlib import Path
 from maskwise.cli import main
 from maskwise.training.settings import settings_from_dict
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
 
 

@@ -10,7 +10,7 @@ from maskwise.training.builder import build_network
 from maskwise.training.network import HardAttention
 from maskwise.training.settings import read_recipe
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 ALL = ("conv1", "layer1", "layer2", "layer3", "layer4")
 PUBLISHED = {
     "published-both-all": ("resnet50", ALL, "both", "identity"),
