@@ -11,7 +11,8 @@
 
 PYTHON ?= python3
 MASKWISE_DATA ?= ../shared/data
-export MASKWISE_DATA
+MASKWISE_WEIGHTS ?= ../shared/weights
+export MASKWISE_DATA MASKWISE_WEIGHTS
 
 DEMO := .venv/bin
 TEST := .venv-test/bin
@@ -67,7 +68,7 @@ resnet50: .venv-test/installed
 
 results: .venv/installed .venv-test/installed
 	$(DEMO)/maskwise evaluate $(MASKWISE_DATA)/coco/val2017 $(MASKWISE_DATA)/coco/annotations/instances_val2017.json \
-		--sloppy -o $(RESULTS)/coco-val2017
+		--mask-noise -o $(RESULTS)/coco-val2017
 	for mode in shared auto; do $(DEMO)/maskwise evaluate $(MASKWISE_DATA)/coco/val2017 \
 		$(MASKWISE_DATA)/coco/annotations/instances_val2017.json --mode $$mode -o $(RESULTS)/coco-val2017-$$mode || exit 1; done
 	$(DEMO)/maskwise evaluate $(MASKWISE_DATA)/voc2012/val/images --label-maps $(MASKWISE_DATA)/voc2012/val/labels \

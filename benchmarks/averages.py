@@ -26,11 +26,11 @@ from maskwise.data.atomic_files import write_json, write_text
 from maskwise.errors import SettingsError
 from maskwise.reports.formatting import percent, table
 from maskwise.tasks.metrics import macro_accuracy, micro_accuracy
-from maskwise.training.averaging import load_alike, mean_of
-from maskwise.training.data import PlainRegions, read_data
+from maskwise.training.averaging import load_matching_runs, mean_weights
+from maskwise.training.data import UnaugmentedRegions, read_data
 from maskwise.training.distributed import make_accelerator
-from maskwise.training.holdout import holdout_answers, temperature_of
-from maskwise.training.loop import network_of
+from maskwise.training.holdout import holdout_temperature, predict_holdout
+from maskwise.training.loop import load_network
 from maskwise.training.settings import DataSettings, TrainSettings
 
 EMPTY = 64
@@ -43,13 +43,13 @@ def mean_network(candidate: str) -> tuple[nn.Module, TrainSettings]:
     Raises:
         SettingsError: runs that cannot be averaged.
     """
-    checkpoints = load_alike([Path(run) for run in candidate.split("+")])
-    mean = replace(checkpoints[0], tensors=mean_of([one.part("model") for one in checkpoints]))
-    return network_of(mean), mean.settings
+    checkpoints = load_matching_runs([Path(run) for run in candidate.split("+")])
+    mean = replace(checkpoints[0], tensors=mean_weights([one.tensors_under("model") for one in checkpoints]))
+    return load_network(mean), mean.settings
 
 
 def surest_of_nothing(
-    network: nn.Module, temperature: float, seen: PlainRegions, accelerator: Accelerator
+    network: nn.Module, temperature: float, seen: UnaugmentedRegions, accelerator: Accelerator
 ) -> dict[str, float]:
     """The probability of the likeliest name where there is nothing to see: the mean, and the highest."""
     rng = np.random.default_rng(0)
@@ -89,11 +89,11 @@ def line_of(candidate: str, size: int, data: DataSettings, accelerator: Accelera
         raise SettingsError(f"{candidate}: learned from other data than the first candidate; compare it apart")
     settings = replace(settings, view=replace(settings.view, size=size))
     split = read_data(data)
-    answers = holdout_answers(network, split, settings, accelerator)
-    split = split.holding(answers.numbers.tolist())
-    temperature = temperature_of(answers.logits, answers.targets, split, data.class_power)
+    answers = predict_holdout(network, split, settings, accelerator)
+    split = split.with_holdout(answers.numbers.tolist())
+    temperature = holdout_temperature(answers, split, data.class_power)
     logits, calibrating = answers.logits / temperature, torch.from_numpy(split.calibrates)
-    seen = PlainRegions(split.holdout, settings.view, split.categories)
+    seen = UnaugmentedRegions(split.holdout, settings.view, split.categories)
     return {
         "candidate": " + ".join(Path(run).name for run in candidate.split("+")),
         "size": size,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +37,9 @@ from maskwise.tasks.metrics import calibration_error, macro_accuracy, micro_accu
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import Checkpoint
 from maskwise.training.exporting import export_model
-from maskwise.training.settings import NetworkSettings, RunSettings, TrainSettings, expand
+from maskwise.training.settings import NetworkSettings, RunSettings, TrainSettings, expand_variables
 from maskwise.views.view import ViewSettings
 
-DATA = Path(os.environ.get("MASKWISE_DATA") or "../shared/data")
 SETS = {"clothing": ("null",), "camvid": ()}
 """Data sets, and their classes that are left out."""
 MIN_AREA = 300
@@ -71,7 +69,7 @@ class Embedded:
 
 def read(name: str, part: str) -> RegionSet:
     """The labelled regions of one part of a data set, large enough and of a class that counts."""
-    folder = DATA / name
+    folder = Path(expand_variables("${MASKWISE_DATA}")) / name
     regions = regions_from_label_maps(
         folder / part / "labels", folder / part / "images", folder / "classes.txt", min_area=MIN_AREA
     )
@@ -83,7 +81,7 @@ def resnet50(path: Path) -> Path:
     settings = TrainSettings(
         network=RESNET50, view=ViewSettings(context=2.0), run=RunSettings(name="resnet50-imagenet")
     )
-    weights = expand("${MASKWISE_WEIGHTS:-../shared/weights}/resnet50_v1_imagenet.safetensors")
+    weights = expand_variables("${MASKWISE_WEIGHTS}/resnet50_v1_imagenet.safetensors")
     network = build_network(settings.network, classes=2, weights=weights)
     tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
     categories = read("camvid", "val").categories[:2]
@@ -169,7 +167,7 @@ def curve(name: str, method: str, model: Path, cache: Path) -> list[dict[str, An
 
 def fine_tuned(name: str, folder: Path) -> dict[str, Any]:
     """Figures of a trained run on the same regions."""
-    report = evaluate(Predictor(folder / "model.onnx", mode="exact"), read(name, "val")).report
+    report = evaluate(Predictor(folder / "model.onnx", mode="exact"), read(name, "val")).report.to_dict()
     run = read_json(folder / "run.json")
     return {**{key: report[key] for key in ("micro", "macro", "ece")}, "total_s": run["seconds"]}
 

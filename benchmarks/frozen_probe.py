@@ -24,10 +24,10 @@ from maskwise.data.regions import RegionSet
 from maskwise.data.sampling import sample_per_class
 from maskwise.reports.formatting import percent, table
 from maskwise.tasks.linear_heads import choose_head
-from maskwise.training.batches import Batch, read_batches
+from maskwise.training.batches import RegionBatch, read_batches
 from maskwise.training.builder import build_network
-from maskwise.training.data import PlainRegions, read_source
-from maskwise.training.settings import TrainSettings, expand, read_recipe
+from maskwise.training.data import UnaugmentedRegions, read_source
+from maskwise.training.settings import TrainSettings, expand_variables, read_recipe
 
 PER_CLASS = 250
 CACHE = Path("runs/frozen-probe")
@@ -73,7 +73,7 @@ def features(look: Look, regions: RegionSet, settings: TrainSettings) -> dict[st
     network = build_network(replace(settings.network, sites=(), pool="mask"), classes=1, weights=settings.weights)
     network = network.eval().to(memory_format=torch.channels_last)
     view = replace(settings.view, context=look.context, size=look.size)
-    samples = PlainRegions(regions.regions, view, regions.categories)
+    samples = UnaugmentedRegions(regions.regions, view, regions.categories)
     of_batch = _of_tokens if network.features.layout == "tokens" else _of_maps
     parts: dict[str, list[Tensor]] = {}
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -87,7 +87,7 @@ def features(look: Look, regions: RegionSet, settings: TrainSettings) -> dict[st
     return found
 
 
-def _of_maps(network: nn.Module, batch: Batch, _tokens: int) -> dict[str, Tensor]:
+def _of_maps(network: nn.Module, batch: RegionBatch, _tokens: int) -> dict[str, Tensor]:
     both = []
     for pool in ("mask", "mean"):
         network.pool = pool
@@ -95,7 +95,7 @@ def _of_maps(network: nn.Module, batch: Batch, _tokens: int) -> dict[str, Tensor
     return {"region": both[0], "view": both[1]}
 
 
-def _of_tokens(network: nn.Module, batch: Batch, tokens: int) -> dict[str, Tensor]:
+def _of_tokens(network: nn.Module, batch: RegionBatch, tokens: int) -> dict[str, Tensor]:
     trunk, step = network.trunk, network.features.reduction
     pixels = (batch.images.permute(0, 3, 1, 2).float() - network.mean_rgb) / network.std_rgb
     grid = F.avg_pool2d(batch.masks.unsqueeze(1).float() / 255, step)
@@ -131,7 +131,7 @@ def _nearest(grid: Tensor) -> Tensor:
 def rows_of(settings: TrainSettings) -> list[dict[str, object]]:
     """The table's rows of one trunk."""
     source = settings.data.sources[0]
-    regions = read_source(source, Path(expand(settings.data.data_root)), images_required=False)
+    regions = read_source(source, Path(expand_variables(settings.data.data_root)), images_required=False)
     regions = sample_per_class(regions, PER_CLASS)
     tokens = settings.network.trunk.startswith("vit")
     found = {look: features(look, regions, settings) for look in (*LOOKS, *(TOKEN_LOOKS if tokens else ()))}

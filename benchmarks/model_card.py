@@ -18,10 +18,11 @@ import numpy as np
 from maskwise import Predictor, load_image
 from maskwise.data.atomic_files import read_json, write_text
 from maskwise.data.coco_regions import regions_from_coco
-from maskwise.reports.contact_sheet import Tile, make_contact_sheet, write_picture
+from maskwise.reports.contact_sheet import Tile, make_contact_sheet
+from maskwise.reports.drawing import write_picture
 from maskwise.reports.formatting import interval, percent, table
 from maskwise.training.data import Split, read_data
-from maskwise.training.settings import TrainSettings, expand, settings_from_dict
+from maskwise.training.settings import TrainSettings, expand_variables, settings_from_dict
 
 RESULTS = Path("benchmarks/results")
 COCO, VOC = RESULTS / "coco-val2017", RESULTS / "voc2012-val"
@@ -112,7 +113,7 @@ def card(
         held_out=record["regions_holdout"],
         headline=table(header, [_headline("COCO val2017", coco), _headline("VOC 2012 val", voc)]),
         by_size=_by_size(coco["by_size"]["coco"]),
-        sloppy=", ".join(f"{kind} {percent(found['micro'])}" for kind, found in coco["sloppy"].items()),
+        sloppy=", ".join(f"{kind} {percent(found['micro'])}" for kind, found in coco["mask_noise"].items()),
         micro=percent(coco["micro"]),
         blank=_blank(blank),
         sources="; ".join(failure.source for failure in shown),
@@ -179,7 +180,7 @@ def main() -> None:
             raise SystemExit(
                 f"{folder}: is of {measured}, the embedded model is {predictor.info.name}; run make results"
             )
-    root = Path(expand(settings.data.data_root)) / "coco"
+    root = Path(expand_variables(settings.data.data_root)) / "coco"
     annotations, images = root / "annotations/instances_val2017.json", root / "val2017"
     shown = failures(predictor, annotations, images)
     write_picture(

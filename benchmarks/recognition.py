@@ -21,14 +21,14 @@ from maskwise.data.regions import RegionSet
 from maskwise.reports.formatting import interval, percent, table
 from maskwise.tasks.evaluation import evaluate
 from maskwise.training.data import read_data
-from maskwise.training.settings import TrainSettings, expand, settings_from_dict
+from maskwise.training.settings import TrainSettings, expand_variables, settings_from_dict
 
 KEPT = ("regions", "micro", "micro_ci95", "macro", "macro_ci95", "ece", "by_size")
 
 
 def measured(predictor: Predictor, regions: RegionSet) -> dict[str, Any]:
     """The figures of a report that a line shows."""
-    report = evaluate(predictor, regions).report
+    report = evaluate(predictor, regions).report.to_dict()
     return {key: report[key] for key in KEPT}
 
 
@@ -43,7 +43,7 @@ def trial(folder: Path, *, val: bool) -> dict[str, Any]:
     run = read_json(folder / "run.json")
     settings = settings_from_dict(run["settings"], str(folder))
     predictor = Predictor(folder / "model.onnx", mode="exact")
-    root = Path(expand(settings.data.data_root)) / "coco"
+    root = Path(expand_variables(settings.data.data_root)) / "coco"
     steps = sum(one["steps"] for one in run.get("averaged", [])) or settings.schedule.steps
     seed = settings.schedule.seed if "averaged" not in run else 0
     line = {

@@ -25,8 +25,8 @@ from maskwise.data.atomic_files import make_folder, write_json, write_text
 from maskwise.data.images import load_image
 from maskwise.reports.formatting import table
 from maskwise.training.augment import jitter_colours, window_batch
-from maskwise.training.batches import AHEAD, Batch, read_batches
-from maskwise.training.data import Draw, Draws, TrainingRegions, read_data
+from maskwise.training.batches import PREFETCHED_BATCHES, RegionBatch, read_batches
+from maskwise.training.data import ResumableBatchSampler, SampleRequest, TrainingRegions, read_data
 from maskwise.training.distributed import make_accelerator
 from maskwise.training.loop import Run, start_run, take_step
 from maskwise.training.settings import TrainSettings, read_recipe
@@ -85,13 +85,13 @@ def settings_of(recipe: str, steps: int) -> TrainSettings:
     return replace(settings, weights="random", schedule=schedule)
 
 
-def random_like(batch: Batch) -> Batch:
+def random_like(batch: RegionBatch) -> RegionBatch:
     """A batch of noise in the shape of another; what each mask lies in, targets and weights are the other's."""
     noise = {name: torch.randint_like(getattr(batch, name), 0, 256) for name in ("images", "masks")}
     return replace(batch, **noise)
 
 
-def rate(run: Run, batches: Iterator[Batch], steps: int) -> float:
+def rate(run: Run, batches: Iterator[RegionBatch], steps: int) -> float:
     """Images a second that steps on batches take, the waiting for them included.
 
     As many steps as batches are made ahead go before the clock starts: those that are timed then wait for as many to be
@@ -109,12 +109,12 @@ def rate(run: Run, batches: Iterator[Batch], steps: int) -> float:
 
 def before(settings: TrainSettings) -> int:
     """Steps that go before those that are timed."""
-    return AHEAD * settings.data.workers + 1
+    return PREFETCHED_BATCHES * settings.data.workers + 1
 
 
-def real_batches(run: Run) -> Iterator[Batch]:
+def real_batches(run: Run) -> Iterator[RegionBatch]:
     """Batches as training gets them."""
-    draws = Draws(run.settings, 0)
+    draws = ResumableBatchSampler(run.settings, 0)
     return read_batches(TrainingRegions(run.split, run.settings), run.settings.data.workers, batch_sampler=draws)
 
 
@@ -150,14 +150,14 @@ def measure_making(recipe: str) -> Making:
     settings = settings_of(recipe, SAMPLES)
     split = read_data(settings.data)
     regions = TrainingRegions(split, settings)
-    regions[Draw(0)]
+    regions[SampleRequest(0)]
     drawn = [split.train[regions.draw(np.random.default_rng(number))] for number in range(SAMPLES)]
     views = [settings.view.view(region.read_mask()) for region in drawn]
-    pixels = regions[Draw(0)].pixels
+    pixels = regions[SampleRequest(0)].pixels
     rng = np.random.default_rng(0)
     return Making(
         recipe,
-        processor_ms(lambda number: regions[Draw(number)], SAMPLES),
+        processor_ms(lambda number: regions[SampleRequest(number)], SAMPLES),
         processor_ms(lambda number: load_image(drawn[number].image_path), SAMPLES),
         processor_ms(lambda _: jitter_colours(pixels, settings.augment, rng), SAMPLES),
         float(np.mean([view.box_xyxy[2] - view.box_xyxy[0] >= 2 * view.size_hw[1] for view in views])),

@@ -4,14 +4,14 @@ from hypothesis import given
 
 from maskwise import Mask
 from maskwise.training.augment import (
+    blank_pixels,
     jitter_colours,
     jitter_crop,
     jitter_flip,
-    sloppy_mask,
+    jitter_mask,
     widen_crop,
     window_batch,
     window_view,
-    without_content,
 )
 from maskwise.training.settings import AugmentSettings, WindowSettings
 from maskwise.views.view import ViewSettings
@@ -47,7 +47,7 @@ def test_mask_and_image_move_together_in_widened_crops(seed):
 
 
 @given(seeds)
-def test_widened_crop_holds_the_crop_and_stays_in_the_image_where_it_can(seed):
+def test_widened_crop_contains_the_crop_and_stays_in_the_image_if_it_fits(seed):
     mask, rng = random_mask(seed)
     settings = AugmentSettings(scale=(0.5, 1.5), shift=0.2, widen=4.0)
     crop = jitter_crop(ViewSettings(size=32, context=1.5).view(mask), settings, rng)
@@ -64,7 +64,7 @@ def test_widened_crop_holds_the_crop_and_stays_in_the_image_where_it_can(seed):
             assert end <= limit
 
 
-def test_crops_are_widened_as_told_and_lie_anywhere(rng):
+def test_widening_stays_between_its_bounds_and_places_the_crop_anywhere(rng):
     crop = ViewSettings(size=32, context=2.0).view(Mask.from_box((450, 450, 100, 100), (1000, 1000)))
     settings = AugmentSettings(widen=3.0)
     boxes = np.array([widen_crop(crop, (1000, 1000), settings, rng).box_xyxy for _ in range(500)])
@@ -86,7 +86,7 @@ def test_mask_and_image_move_together_in_windows(seed):
 
 
 @given(seeds)
-def test_window_holds_the_box_or_lies_inside_it_and_never_leaves_the_image(seed):
+def test_window_contains_the_box_or_lies_inside_it_and_never_leaves_the_image(seed):
     mask, rng = random_mask(seed)
     size_hw = tuple(int(side) for side in rng.integers(10, 120, 2))
     x0, y0, x1, y1 = window_view(mask, size_hw, rng).box_xyxy
@@ -98,7 +98,7 @@ def test_window_holds_the_box_or_lies_inside_it_and_never_leaves_the_image(seed)
         assert (start <= low and high <= end) or (low <= start and end <= high)
 
 
-def test_window_lies_anywhere_it_may(rng):
+def test_window_takes_every_allowed_place(rng):
     mask = Mask.from_box((50, 0, 10, 10), (30, 100))
     starts = {window_view(mask, (20, 20), rng).box_xyxy[0] for _ in range(300)}
     assert starts == set(range(40, 51))
@@ -112,7 +112,7 @@ def test_window_enlarges_only_what_is_too_small(rng):
     assert enlarged.box_xyxy[2] - enlarged.box_xyxy[0] == 30
 
 
-def test_batches_of_windows_keep_to_their_bounds(rng):
+def test_batches_of_windows_stay_within_their_bounds(rng):
     settings = WindowSettings(enabled=True, min_side=20, max_side=60, max_pixels=9000)
     drawn = [window_batch(settings, 6, rng) for _ in range(500)]
     sides = np.array([size for size, _ in drawn])
@@ -121,7 +121,7 @@ def test_batches_of_windows_keep_to_their_bounds(rng):
         assert count == max(min(6, 9000 // (height * width)), 1)
 
 
-def test_crops_are_scaled_and_moved_as_told(rng):
+def test_crops_are_scaled_and_moved_within_the_settings(rng):
     view = ViewSettings(size=32, context=2.0).view(Mask.from_box((450, 450, 100, 100), (1000, 1000)))
     still = AugmentSettings(scale=(1.0, 1.0), shift=0.0)
     assert jitter_crop(view, still, rng) == view
@@ -136,21 +136,21 @@ def test_crops_are_scaled_and_moved_as_told(rng):
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-def test_flips_come_as_often_as_told(rng, probability):
+def test_flips_have_the_probability_of_the_setting(rng, probability):
     view, settings = ViewSettings().view(Mask.from_box((0, 0, 5, 5), (9, 9))), AugmentSettings(flip=probability)
     assert np.mean([jitter_flip(view, settings, rng).flip for _ in range(1000)]) == pytest.approx(probability, abs=0.05)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.4, 1.0])
-def test_masks_are_sloppy_as_often_as_told(rng, probability):
+def test_mask_noise_has_the_probability_of_the_setting(rng, probability):
     mask, settings = random_mask(3)[0], AugmentSettings(mask_jitter=probability, mask_strength=0.5)
-    assert np.mean([sloppy_mask(mask, settings, rng) is not mask for _ in range(500)]) == pytest.approx(
+    assert np.mean([jitter_mask(mask, settings, rng) is not mask for _ in range(500)]) == pytest.approx(
         probability, abs=0.08
     )
 
 
-def test_what_has_no_content_is_one_colour_or_noise_often_black_or_white(rng):
-    drawn = [without_content((12, 9, 3), rng) for _ in range(300)]
+def test_blank_pixels_are_one_colour_or_noise_often_black_or_white(rng):
+    drawn = [blank_pixels((12, 9, 3), rng) for _ in range(300)]
     assert all(pixels.shape == (12, 9, 3) and pixels.dtype == np.uint8 for pixels in drawn)
     plain = [pixels for pixels in drawn if (pixels == pixels[0, 0]).all()]
     assert len(plain) / 300 == pytest.approx(0.5, abs=0.1)
@@ -162,7 +162,7 @@ def test_what_has_no_content_is_one_colour_or_noise_often_black_or_white(rng):
     assert spreads[0] < 10 < 60 < spreads[-1]
 
 
-def test_colours_stay_where_nothing_is_to_vary(rng):
+def test_colours_stay_when_the_settings_are_zero(rng):
     pixels = rng.integers(0, 256, (8, 9, 3), dtype=np.uint8)
     plain = AugmentSettings(brightness=0.0, contrast=0.0, saturation=0.0)
     np.testing.assert_array_equal(jitter_colours(pixels, plain, rng), pixels)

@@ -32,10 +32,10 @@ def runs(tmp_path, settings):
 
 
 def test_weights_are_the_mean_and_counts_the_first(tmp_path, runs):
-    found = load_checkpoint(average_runs(runs, tmp_path / "mean")).tensors
+    mean = load_checkpoint(average_runs(runs, tmp_path / "mean")).tensors
     first, second = (load_checkpoint(path).tensors for path in (runs[0] / "final.safetensors", runs[1]))
-    assert found.keys() == first.keys()
-    for name, tensor in found.items():
+    assert mean.keys() == first.keys()
+    for name, tensor in mean.items():
         expected = (first[name] + second[name]) / 2 if tensor.is_floating_point() else first[name]
         torch.testing.assert_close(tensor, expected, rtol=1e-6, atol=1e-7)
 
@@ -45,7 +45,7 @@ def test_average_of_one_run_is_that_run(tmp_path, runs):
         assert torch.equal(tensor, load_checkpoint(runs[0] / "final.safetensors").tensors[name])
 
 
-def test_command_calibrates_anew_and_makes_a_model_seen_at_the_given_size(tmp_path, runs):
+def test_command_calibrates_again_and_makes_a_model_at_the_given_size(tmp_path, runs):
     args = ["average", *map(str, runs), "-o", str(tmp_path / "mean"), "--size", "48", "--name", "both"]
     assert run(args) == 0
     record = read_json(tmp_path / "mean" / "run.json")
@@ -67,7 +67,7 @@ def test_command_calibrates_anew_and_makes_a_model_seen_at_the_given_size(tmp_pa
         ("data", {"holdout": 0.2}, "has other data"),
     ],
 )
-def test_refuses_runs_that_are_not_alike(tmp_path, runs, settings, section, change, message):
+def test_refuses_runs_that_do_not_match(tmp_path, runs, settings, section, change, message):
     other = replace(settings, **{section: replace(getattr(settings, section), **change)})
     odd = tiny_checkpoint(tmp_path / "odd.safetensors", other)
     with pytest.raises(SettingsError, match=f"odd.safetensors: {message}"):
@@ -79,14 +79,14 @@ def test_refuses_a_run_that_has_not_ended(tmp_path, runs):
     unfinished = load_checkpoint(runs[1])
     state = {"optimiser.head.weight.step": torch.ones(1)}
     replace(unfinished, tensors=unfinished.tensors | state).save(tmp_path / "half.safetensors")
-    with pytest.raises(SettingsError, match="has not ended; let it"):
+    with pytest.raises(SettingsError, match="has not ended; let it finish"):
         average_runs([*runs, tmp_path / "half.safetensors"], tmp_path / "mean")
 
 
 def test_refuses_a_size_for_whole_images(tmp_path, settings):
     whole = replace(settings, view=ViewSettings(kind="whole"))
     path = tiny_checkpoint(tmp_path / "whole.safetensors", whole)
-    with pytest.raises(SettingsError, match="leave out the size"):
+    with pytest.raises(SettingsError, match="do not give a size"):
         average_runs([path], tmp_path / "mean", size=96)
 
 
@@ -94,7 +94,7 @@ def test_refuses_no_runs_and_a_folder_that_is_one_of_them(tmp_path, runs):
     with pytest.raises(SettingsError, match="no run is given"):
         average_runs([], tmp_path / "mean")
     before = (runs[0] / "final.safetensors").read_bytes()
-    with pytest.raises(SettingsError, match="would be written over"):
+    with pytest.raises(SettingsError, match="would be overwritten"):
         average_runs(runs, runs[0])
     assert (runs[0] / "final.safetensors").read_bytes() == before
 

@@ -25,7 +25,7 @@ from maskwise.errors import SettingsError
 from maskwise.training.averaging import average_runs
 from maskwise.training.batches import Sample, collate
 from maskwise.training.checkpoint import load_checkpoint
-from maskwise.training.data import PlainRegions, read_data
+from maskwise.training.data import UnaugmentedRegions, read_data
 from maskwise.training.distributed import make_accelerator
 from maskwise.training.settings import ScheduleSettings, SourceSettings, TrainSettings, WindowSettings
 from maskwise.views.view import ViewSettings
@@ -74,10 +74,10 @@ def test_each_way_is_timed_in_every_round_and_scaled_to_all_masks(tmp_path, monk
         return lambda segments: lambda: calls.append((name, segments.parent.name))
 
     monkeypatch.setattr(speed, "timed", lambda work: work() or 2.0)
-    found = speed.in_turn({"published": ready("published"), "exact": ready("exact")}, tmp_path, 100, 2)
+    result = speed.in_turn({"published": ready("published"), "exact": ready("exact")}, tmp_path, 100, 2)
     assert calls == [("published", "7"), ("exact", "100"), ("exact", "100"), ("published", "7")]
-    assert found["exact"] == [2.0, 2.0]
-    assert found["published"] == pytest.approx([200 / 7, 200 / 7])
+    assert result["exact"] == [2.0, 2.0]
+    assert result["published"] == pytest.approx([200 / 7, 200 / 7])
 
 
 def test_ratio_is_the_median_of_the_rounds_own():
@@ -121,7 +121,7 @@ RECORD = {"machine": "a machine", "load": 0.5, "commit": "0123456789abcdef", "ve
 
 def test_page_of_speed_gives_rates_ratios_and_the_share_of_the_network():
     seconds = {"published": [40.0, 44.0], "crops": [8.0, 8.0], "network": [1.8, 1.9], "exact": [2.0, 2.0]}
-    found = {
+    result = {
         **RECORD,
         "rounds": {"7": 2, "20": 2},
         "compared": {"one core": {"7": seconds, "20": seconds}},
@@ -130,10 +130,10 @@ def test_page_of_speed_gives_rates_ratios_and_the_share_of_the_network():
         "large": {"exact": {"seconds": 9.0, "of_which_reading": 0.25, "peak_megabytes": 600}},
         "commands": {"maskwise --help": [0.1, 0.3, 0.2]},
     }
-    text = speed_page.page(found)
+    text = speed_page.page(result)
     assert "| `Predictor`, exact | 3.5 (21 times) | 10 (21 times) | 92.5 % | 92.5 % | 1 times that of 7 |" in text
     assert "| `maskwise --help` | 0.200 s |" in text
-    assert len(speed_page.figure(found).axes) == 1
+    assert len(speed_page.figure(result).axes) == 1
 
 
 def test_page_of_growth_gives_the_slope_of_each_image():
@@ -149,10 +149,10 @@ def test_page_of_growth_gives_the_slope_of_each_image():
         for n in (10, 20, 40)
     ]
     lines = {key: growth.line(points, "images", key) for key in growth.FIGURES}
-    found = {**RECORD, "model": "tiny", **dict.fromkeys(("images", "masks"), points)}
-    text = growth_page.page({**found, "by_images": lines, "by_masks": lines})
+    result = {**RECORD, "model": "tiny", **dict.fromkeys(("images", "masks"), points)}
+    text = growth_page.page({**result, "by_images": lines, "by_masks": lines})
     assert "10 ms of processor time (R² 1.0000) and 1 kB of memory for each further image" in text
-    assert len(growth_page.figure({**found, "by_images": lines, "by_masks": lines}).axes) == 4
+    assert len(growth_page.figure({**result, "by_images": lines, "by_masks": lines}).axes) == 4
 
 
 def test_hours_go_by_pixels_and_those_of_windows_by_their_size():
@@ -174,7 +174,7 @@ def test_noise_has_the_shape_and_the_targets_of_the_batch_it_stands_for():
 
 
 def test_page_of_training_gives_the_share_and_the_hours():
-    found = {
+    result = {
         **RECORD,
         "rounds": 3,
         "steps_a_round": 4,
@@ -182,7 +182,7 @@ def test_page_of_training_gives_the_share_and_the_hours():
         "making": [{"recipe": "a", "sample": 4.0, "decoding": 2.0, "colours": 1.0, "half": 0.25}],
         "whole": [{"recipe": "a", "pictures": 2e6, "gpu_hours": 1.25, "samples_per_s": 4000.0}],
     }
-    text = training.page(found)
+    text = training.page(result)
     assert "| `recipes/a.toml` | 32 | 9.5 | 10.0 | 95 % |" in text
     assert "| `recipes/a.toml` | 2.0 million | 1.2 |" in text
 
@@ -214,7 +214,7 @@ def test_figures_of_a_mean_are_those_of_the_run_that_average_makes(tmp_path, two
     assert f"| a + b | 64 | {100 * both['all']['micro']:.1f} % |" in page
 
 
-def test_means_are_of_runs_that_learned_alike(two_runs):
+def test_means_need_runs_with_the_same_data(two_runs):
     data, accelerator = averages.mean_network(str(two_runs[0]))[1].data, make_accelerator("cpu", bf16=False)
     with pytest.raises(SettingsError, match="learned from other data"):
         averages.line_of(str(two_runs[0]), 64, replace(data, holdout=0.25), accelerator)
@@ -223,7 +223,7 @@ def test_means_are_of_runs_that_learned_alike(two_runs):
         averages.mean_network("+".join(map(str, two_runs)))
 
 
-def test_surest_of_nothing_is_of_calibrated_answers_to_black_white_and_noise(two_runs):
+def test_confidence_without_content_is_calibrated_over_black_white_and_noise(two_runs):
     shown = []
 
     class Says(torch.nn.Module):
@@ -233,12 +233,12 @@ def test_surest_of_nothing_is_of_calibrated_answers_to_black_white_and_noise(two
 
     settings = averages.mean_network(str(two_runs[0]))[1]
     split = read_data(settings.data)
-    seen = PlainRegions(split.holdout, settings.view, split.categories)
-    found = averages.surest_of_nothing(Says(), 2.0, seen, make_accelerator("cpu", bf16=False))
+    seen = UnaugmentedRegions(split.holdout, settings.view, split.categories)
+    result = averages.surest_of_nothing(Says(), 2.0, seen, make_accelerator("cpu", bf16=False))
     surest = np.e / (np.e + 2)
     count = len(shown[0])
-    assert found["nothing_most"] == pytest.approx(surest, abs=1e-4)
-    assert found["nothing_mean"] == pytest.approx((surest + (count - 1) / 3) / count, abs=1e-4)
+    assert result["nothing_most"] == pytest.approx(surest, abs=1e-4)
+    assert result["nothing_mean"] == pytest.approx((surest + (count - 1) / 3) / count, abs=1e-4)
     assert count == 3 * len(seen)
     assert (shown[0][0::3] == 0).all()
     assert (shown[0][1::3] == 255).all()

@@ -42,11 +42,11 @@ def test_checkpoint_survives(tmp_path, checkpoint):
         torch.testing.assert_close(tensor, checkpoint.tensors[name], rtol=0, atol=0)
 
 
-def test_weights_are_the_averaged_ones_where_there_are_any(checkpoint):
+def test_weights_are_the_moving_average_if_there_is_one(checkpoint):
     assert checkpoint.weights.keys() == {"a.b"}
     checkpoint.tensors["average.a.b"] = torch.ones(1)
     assert checkpoint.weights["a.b"].tolist() == [1]
-    assert checkpoint.part("optimiser").keys() == {"a.b.step"}
+    assert checkpoint.tensors_under("optimiser").keys() == {"a.b.step"}
 
 
 def test_refuses_what_is_no_checkpoint(tmp_path):
@@ -104,7 +104,7 @@ def trained(network, optimiser, steps, seed):
         optimiser.zero_grad()
 
 
-def test_optimiser_goes_on_as_if_never_stopped():
+def test_restored_optimiser_continues_as_if_never_stopped():
     """In the memory format that training uses, where fused optimisers go through both by address."""
 
     def start():

@@ -10,7 +10,14 @@ from torch import nn
 
 from maskwise.errors import SettingsError
 from maskwise.training import comparison as module
-from maskwise.training.comparison import Row, compare_variants, gmac, markdown, read_comparison, write_comparison
+from maskwise.training.comparison import (
+    VariantResults,
+    compare_variants,
+    comparison_page,
+    count_gmac,
+    read_comparison,
+    write_comparison,
+)
 from two_objects import write_two_objects
 
 COMPARISONS = sorted((Path(__file__).parents[2] / "recipes/comparisons").glob("*.toml"))
@@ -52,7 +59,7 @@ def comparison(objects, tmp_path):
     return write
 
 
-def test_every_variant_is_trained_with_every_seed_and_judged_on_the_same_regions(comparison, tmp_path):
+def test_every_variant_is_trained_with_every_seed_and_evaluated_on_the_same_regions(comparison, tmp_path):
     rows = compare_variants(comparison(), tmp_path / "out")
     assert [(row.name, len(row.results)) for row in rows] == [("No mask", 2), ("Both, first layer!", 2)]
     assert {result["regions"] for row in rows for result in row.results} == {16}
@@ -65,7 +72,7 @@ def test_every_variant_is_trained_with_every_seed_and_judged_on_the_same_regions
     assert kept == {"result.json", "run.json", "tensorboard"}
 
 
-def test_stopped_comparison_goes_on_where_it_was(comparison, tmp_path, monkeypatch):
+def test_stopped_comparison_resumes(comparison, tmp_path, monkeypatch):
     trained, really = [], module.train
 
     def watched(run, folder):
@@ -104,7 +111,7 @@ def test_stopped_comparison_goes_on_where_it_was(comparison, tmp_path, monkeypat
         compare_variants(comparison(fewer), tmp_path / "out")  # Nor of other regions.
 
 
-def test_mistyped_site_comes_up_before_anything_is_trained(comparison, tmp_path, monkeypatch):
+def test_mistyped_site_is_reported_before_anything_is_trained(comparison, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "train", lambda *_: pytest.fail("trained"))
     with pytest.raises(SettingsError, match="no module 'conv9'"):
         compare_variants(comparison(TEXT.replace('"conv1"', '"conv9"')), tmp_path / "out")
@@ -120,16 +127,16 @@ def result(micro, small, seconds=10):
     return {"regions": 5, "micro": micro, "macro": 0.25, "by_size": sizes, "seconds": seconds, "gmac": 1.5}
 
 
-def test_page_has_mean_and_spread_over_the_seeds(comparison, tmp_path):
+def test_page_has_mean_and_standard_deviation_over_the_seeds(comparison, tmp_path):
     rows = [
-        Row("No mask", (result(0.5, 0.1), result(0.6, 0.2, 30))),
-        Row("Both, first layer!", (result(0.7, 0.3),) * 2),
+        VariantResults("No mask", (result(0.5, 0.1), result(0.6, 0.2, 30))),
+        VariantResults("Both, first layer!", (result(0.7, 0.3),) * 2),
     ]
     settings, runs = read_comparison(comparison())
     write_comparison(rows, settings, runs, tmp_path)
     page = (tmp_path / "comparison.md").read_text()
-    assert page == markdown(rows, settings, runs)
-    assert "Each trained on 8 samples and judged on the same 5 regions" in page
+    assert page == comparison_page(rows, settings, runs)
+    assert "Every variant was trained on 8 samples and evaluated on the same 5 regions" in page
     line = re.search(r"\| No mask (.*)", page)[0]
     assert [cell.strip() for cell in line.split("|")[1:-1]] == [
         "No mask", "55.0 ± 7.1", "25.0 ± 0.0", "15.0 ± 7.1", "50.0 ± 0.0", "", "1.50", "20",
@@ -146,21 +153,21 @@ def test_operations_are_counted():
         def forward(self, images, masks):
             return self.convolution(images.permute(0, 3, 1, 2).float()) * masks[:, None]
 
-    assert gmac(Network(), (100, 400)) == 0.06912  # 3 x 9 x 64 x 100 x 400
+    assert count_gmac(Network(), (100, 400)) == 0.06912  # 3 x 9 x 64 x 100 x 400
 
 
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
-        ('name = "No mask"', 'name = "Both, first layer!"', "two variants are called 'Both, first layer!'"),
+        ('name = "No mask"', 'name = "Both, first layer!"', "two variants have the name 'Both, first layer!'"),
         ("dropout = 0.1", "droop = 0.1", "variant 'No mask': .*droop"),
         ('images = "images"\nannotations = "annotations.json"\n', "", "evaluate"),
-        ("seeds = [0, 1]", "seeds = []", "no variant or no seed"),
+        ("seeds = [0, 1]", "seeds = []", "no variant, no seed"),
         ("seeds = [0, 1]", "seeds = [1, 1]", "a seed twice"),
         (
             'name = "No mask"',
             'name = "both: first layer"',
-            "two variants are called 'Both, first layer!', or nearly so",
+            "two variants have the name 'Both, first layer!', or nearly the same",
         ),
         ("sites = []", "sites = [] }}, schedule = {{ precision = 'bfloat16'", "precision must be the same"),
         ('name = "No mask"', 'name = "No mask"\nrecipe = "nowhere.toml"', r"nowhere\.toml: the recipe cannot be read"),
@@ -198,4 +205,4 @@ def test_command_prints_the_table(comparison, tmp_path):
 
 
 def test_values_of_a_size_without_regions_are_not_numbers():
-    assert np.isnan(Row("x", (result(0.5, 0.1),)).values("by_size", "coco", "large", "micro")).all()
+    assert np.isnan(VariantResults("x", (result(0.5, 0.1),)).values("by_size", "coco", "large", "micro")).all()

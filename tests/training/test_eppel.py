@@ -16,7 +16,7 @@ from maskwise.model.model_file import graph_inputs
 from maskwise.model.session import open_session
 from maskwise.training.eppel import import_weights
 from maskwise.training.exporting import export_model
-from maskwise.training.loop import network_of
+from maskwise.training.loop import load_network
 
 WIDTHS = (64, 256, 512, 1024, 2048)
 
@@ -101,7 +101,7 @@ def test_imported_network_gives_the_authors_logits_on_any_size(release, tmp_path
     torch.save(theirs.state_dict(), tmp_path / "weights.torch")
     checkpoint = import_weights(tmp_path / "weights.torch", merge=merge_to_give(release))
     checkpoint.save(tmp_path / "ours.safetensors")
-    ours = network_of(checkpoint)
+    ours = load_network(checkpoint)
     for height, width in ((64, 64), (97, 150), (160, 131)):
         images, masks = (torch.from_numpy(array) for array in views(height, width))
         with torch.no_grad():
@@ -129,7 +129,7 @@ def test_its_model_file_gives_the_authors_logits_too(release, tmp_path):
 def test_files_from_before_torch_counted_batches_are_read(tmp_path):
     tensors = {k: v for k, v in published("COCO, first").state_dict().items() if not k.endswith("tracked")}
     torch.save(tensors, tmp_path / "old.torch", _use_new_zipfile_serialization=False)
-    network_of(import_weights(tmp_path / "old.torch", merge="multiply"))
+    load_network(import_weights(tmp_path / "old.torch", merge="multiply"))
 
 
 def test_classes_are_numbered_or_named(tmp_path):
@@ -141,14 +141,14 @@ def test_classes_are_numbered_or_named(tmp_path):
         import_weights(tmp_path / "w.torch", names=names[:3], merge="add")
 
 
-def test_merge_is_asked_for_where_the_file_does_not_tell_and_refused_where_it_does(tmp_path):
+def test_merge_is_required_if_the_file_does_not_say_it_and_refused_if_it_does(tmp_path):
     torch.save(published("materials").state_dict(), tmp_path / "w.torch")
     with pytest.raises(SettingsError, match="multiplies or adds; give --merge"):
         import_weights(tmp_path / "w.torch")
     for release in ("COCO, README", "COCO, current", "GES"):
         torch.save(published(release).state_dict(), tmp_path / "w.torch")
         for merge in ("multiply", "add"):
-            with pytest.raises(SettingsError, match="leave merge out"):
+            with pytest.raises(SettingsError, match="do not give merge"):
                 import_weights(tmp_path / "w.torch", merge=merge)
 
 
@@ -162,7 +162,7 @@ class Trap:
 )
 def test_nothing_but_tensors_is_unpickled(tmp_path, write):
     write({"Net.conv1.weight": Trap()}, tmp_path / "trap.torch")
-    with pytest.raises(ModelError, match=r"trap\.torch: is not a file of tensors alone"):
+    with pytest.raises(ModelError, match=r"trap\.torch: is not a file of tensors only"):
         import_weights(tmp_path / "trap.torch")
 
 
@@ -173,9 +173,9 @@ def test_other_layouts_are_refused_with_what_was_expected_and_found(tmp_path):
         "another branch": ({**good, "Extra.weight": torch.ones(3)}, r"Expected Net\.conv1.*Found 320 .* and 3 others"),
         "no branch": ({k: v for k, v in good.items() if k not in branch}, "0 others: none"),
         "a part": ({k: v for k, v in good.items() if "layer4.2.conv3" not in k}, "missing .*layer4.2.conv3.weight"),
-        "wide": ({**good, "Attentionlayer.weight": torch.ones(32, 1, 3, 3)}, r"other shape .*\(32, 1, 3, 3\)"),
+        "wide": ({**good, "Attentionlayer.weight": torch.ones(32, 1, 3, 3)}, r"wrong shape .*\(32, 1, 3, 3\)"),
         "no head": ({k: v for k, v in good.items() if "fc" not in k}, r"missing .*head"),
-        "scalar": ({**good, "Attentionlayer.weight": torch.ones(())}, "other shape"),
+        "scalar": ({**good, "Attentionlayer.weight": torch.ones(())}, "wrong shape"),
         "numbered": ({0: torch.ones(1)}, "not a dictionary of tensors"),
         "nested": ({"state_dict": good}, "not a dictionary of tensors"),
     }

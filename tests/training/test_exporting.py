@@ -13,7 +13,7 @@ from maskwise.model.session import open_session
 from maskwise.training import exporting
 from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import read_data
-from maskwise.training.loop import network_of
+from maskwise.training.loop import load_network
 from maskwise.training.settings import SourceSettings
 from maskwise.views.view import ViewSettings
 
@@ -28,7 +28,7 @@ def views(count=5, height=64, width=64):
 
 def torch_logits(checkpoint, images, masks):
     with torch.no_grad():
-        return network_of(load_checkpoint(checkpoint))(torch.from_numpy(images), torch.from_numpy(masks)).numpy()
+        return load_network(load_checkpoint(checkpoint))(torch.from_numpy(images), torch.from_numpy(masks)).numpy()
 
 
 @pytest.mark.parametrize(("storage", "close"), [("fp32", 1e-4), ("fp16", 2e-2)])
@@ -58,15 +58,15 @@ def test_whole_image_model_takes_any_size(tmp_path):
 def test_scales_of_a_vits_blocks_become_part_of_the_layers_before_them(tmp_path):
     vit = {"trunk": "vit_tiny_patch16_224", "trunk_options": {"img_size": 64, "depth": 2, "init_values": 0.3}}
     settings = replace(SETTINGS, network=replace(SETTINGS.network, sites=("features",), **vit))
-    network = network_of(load_checkpoint(tiny_checkpoint(tmp_path / "c.safetensors", settings)))
-    folded, (images, masks) = exporting._folded(network), map(torch.from_numpy, views())
+    network = load_network(load_checkpoint(tiny_checkpoint(tmp_path / "c.safetensors", settings)))
+    folded, (images, masks) = exporting.fold_layer_scales(network), map(torch.from_numpy, views())
     scales = [sum(isinstance(module, LayerScale) for module in one.modules()) for one in (network, folded)]
     assert scales == [4, 0]
     with torch.no_grad():
         torch.testing.assert_close(folded(images, masks), network(images, masks), rtol=1e-4, atol=1e-5)
 
 
-def test_metadata_carry_all_that_naming_needs(tmp_path):
+def test_metadata_has_everything_that_prediction_needs(tmp_path):
     _, info = open_session(tiny_model(tmp_path))
     assert info.categories == CATEGORIES
     assert info.view == SETTINGS.view
@@ -94,7 +94,7 @@ def test_refuses_a_graph_with_other_numbers_and_writes_nothing(tmp_path, monkeyp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.safetensors"]
 
 
-def test_halves_take_half_the_room(tmp_path):
+def test_fp16_takes_half_the_space(tmp_path):
     checkpoint = tiny_checkpoint(tmp_path / "c.safetensors")
     sizes = {s: exporting.export_model(checkpoint, tmp_path / f"{s}.onnx", s).megabytes for s in ("fp32", "fp16")}
     assert sizes["fp16"] < 0.75 * sizes["fp32"]
@@ -115,7 +115,7 @@ def on_two_objects(coco_folder, **network):
     return replace(SETTINGS, data=data, network=replace(SETTINGS.network, **network))
 
 
-def test_int8_is_calibrated_on_training_regions_and_judged_on_held_out_ones(tmp_path, coco_folder):
+def test_int8_is_calibrated_on_training_regions_and_measured_on_the_held_out_set(tmp_path, coco_folder):
     checkpoint = tiny_checkpoint(tmp_path / "c.safetensors", on_two_objects(coco_folder))
     report = exporting.export_model(checkpoint, tmp_path / "m.onnx", "int8")
     assert report.storage == "int8"
@@ -123,14 +123,14 @@ def test_int8_is_calibrated_on_training_regions_and_judged_on_held_out_ones(tmp_
     onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
 
 
-def test_int8_takes_less_room_than_halves_in_vits_too(tmp_path, coco_folder):
+def test_int8_takes_less_space_than_fp16_in_vits_too(tmp_path, coco_folder):
     vit = {"trunk": "vit_tiny_patch16_224", "trunk_options": {"img_size": 64, "depth": 2}, "sites": ("blocks.0",)}
     checkpoint = tiny_checkpoint(tmp_path / "c.safetensors", on_two_objects(coco_folder, **vit))
     sizes = {s: exporting.export_model(checkpoint, tmp_path / f"{s}.onnx", s).megabytes for s in ("int8", "fp16")}
     assert sizes["int8"] < 0.7 * sizes["fp16"]
 
 
-def test_int8_of_a_transformer_names_nearly_as_float_does(tmp_path, coco_folder):
+def test_int8_of_a_transformer_has_nearly_the_logits_of_float(tmp_path, coco_folder):
     vit = {"trunk": "vit_tiny_patch16_224", "trunk_options": {"img_size": 64, "depth": 2}, "sites": ("features",)}
     checkpoint = tiny_checkpoint(tmp_path / "c.safetensors", on_two_objects(coco_folder, **vit))
     exporting.export_model(checkpoint, tmp_path / "m.onnx", "int8")

@@ -14,14 +14,14 @@ from torch.nn import functional as F
 from maskwise.data.regions import Category
 from maskwise.errors import SettingsError
 from maskwise.training import loop, monitoring
-from maskwise.training.batches import NOTHING
+from maskwise.training.batches import NO_CLASS
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint
-from maskwise.training.data import Draw, TrainingRegions, read_data
-from maskwise.training.holdout import holdout_answers
-from maskwise.training.loop import network_of, train
-from maskwise.training.monitoring import hard_examples, holdout_scalars
-from maskwise.training.optimiser import losses_of, make_optimiser, rate_factor, set_mode
+from maskwise.training.data import SampleRequest, TrainingRegions, read_data
+from maskwise.training.holdout import predict_holdout
+from maskwise.training.loop import load_network, train
+from maskwise.training.monitoring import hardest_sheet, holdout_scalars
+from maskwise.training.optimiser import make_optimiser, rate_factor, region_losses, set_training_mode
 from maskwise.training.settings import (
     AugmentSettings,
     DataSettings,
@@ -79,7 +79,7 @@ def test_mask_branch_learns_which_of_two_objects_is_meant(objects, tmp_path, mer
     assert accuracy(objects, tmp_path, sites=("conv1",), merge=merge) > 0.9
 
 
-def test_network_that_ignores_the_mask_cannot_tell(objects, tmp_path):
+def test_network_that_ignores_the_mask_cannot_tell_two_objects_apart(objects, tmp_path):
     assert accuracy(objects, tmp_path, sites=(), pool="mean") < 0.6
 
 
@@ -98,8 +98,10 @@ def test_loss_of_a_step_is_the_weighted_sum_over_regions_by_view(objects, tmp_pa
 
     def watched(run, batch):
         with torch.no_grad():
-            set_mode(run.bare, head_only=False)
-            each = [run.bare(batch.images[i][None], m[None]) for i, m in zip(batch.image_of, batch.masks, strict=True)]
+            set_training_mode(run.network, head_only=False)
+            each = [
+                run.network(batch.images[i][None], m[None]) for i, m in zip(batch.image_of, batch.masks, strict=True)
+            ]
         losses = F.cross_entropy(torch.cat(each), batch.targets, reduction="none")
         right = (torch.cat(each).argmax(dim=1) == batch.targets)[: len(batch.images)].float().mean()
         seen.append(((losses * batch.weights).sum().item() / len(batch.images), right.item(), len(batch.masks)))
@@ -110,17 +112,17 @@ def test_loss_of_a_step_is_the_weighted_sum_over_regions_by_view(objects, tmp_pa
     monkeypatch.setattr(loop, "take_step", watched)
     train(of_views(settings(objects, label_smoothing=0.0, steps=4)), tmp_path)
     assert any(count > 4 for _, _, count in seen)  # More regions than views.
-    for (loss, right, _), found in zip(seen, logged, strict=True):
-        assert found == (pytest.approx(loss, rel=1e-4), pytest.approx(right))
+    for (loss, right, _), from_run in zip(seen, logged, strict=True):
+        assert from_run == (pytest.approx(loss, rel=1e-4), pytest.approx(right))
 
 
-def test_views_of_several_regions_are_widened_as_told(objects):
+def test_crops_of_several_regions_are_widened_within_the_setting(objects):
     run = of_views(settings(objects))
     run = replace(run, view=ViewSettings(size=32, context=1.0, min_side=1))
     still = replace(run, augment=replace(run.augment, widen=1.0))
     split = read_data(run.data)
     shares = [
-        np.mean([(TrainingRegions(split, each)[Draw(number)].coverage > 0).mean() for number in range(20)])
+        np.mean([(TrainingRegions(split, each)[SampleRequest(number)].coverage > 0).mean() for number in range(20)])
         for each in (still, run)
     ]
     assert shares[1] < 0.8 * shares[0]
@@ -150,15 +152,15 @@ def interrupt(run, folder, monkeypatch, after):
     [{}, {"average": 0.9, "steps": 8}, {"head_steps": 4}, {"frozen": ("layer1",)}, {"optimiser": "adam"}],
     ids=str,
 )
-def test_resumed_run_ends_as_the_unbroken_one(objects, tmp_path, monkeypatch, schedule):
+def test_resumed_run_ends_like_the_uninterrupted_one(objects, tmp_path, monkeypatch, schedule):
     run = settings(objects, network={"dropout": 0.3}, augment=AugmentSettings(), **schedule)
-    unbroken = load_checkpoint(train(run, tmp_path / "unbroken"))
+    uninterrupted = load_checkpoint(train(run, tmp_path / "uninterrupted"))
     interrupt(run, tmp_path / "broken", monkeypatch, after=5)
     assert load_checkpoint(tmp_path / "broken" / loop.CHECKPOINT).step == 3
     resumed = load_checkpoint(train(run, tmp_path / "broken"))
-    assert resumed.step == unbroken.step
-    assert resumed.temperature == unbroken.temperature
-    same_weights(resumed, unbroken)
+    assert resumed.step == uninterrupted.step
+    assert resumed.temperature == uninterrupted.temperature
+    same_weights(resumed, uninterrupted)
 
 
 def test_finished_run_is_not_trained_again(objects, tmp_path):
@@ -169,34 +171,34 @@ def test_finished_run_is_not_trained_again(objects, tmp_path):
     assert again.record == first.record
 
 
-def test_refuses_to_go_on_with_a_run_of_other_settings(objects, tmp_path):
+def test_refuses_to_resume_a_run_with_other_settings(objects, tmp_path):
     run = settings(objects, steps=3)
     train(run, tmp_path)
-    with pytest.raises(SettingsError, match="holds a run of other settings; give another folder"):
+    with pytest.raises(SettingsError, match="has a run with other settings; give another folder"):
         train(replace(run, schedule=replace(run.schedule, steps=5)), tmp_path)
     train(replace(run, run=replace(run.run, log_every=1)), tmp_path)  # What does not touch the weights may change.
 
 
-def test_refuses_to_go_on_with_a_run_on_other_classes(tmp_path):
+def test_refuses_to_resume_a_run_with_other_classes(tmp_path):
     folder = write_two_objects(tmp_path / "data", images=8, side=32)
     train(settings(folder, steps=3), tmp_path / "run")
     content = json.loads((folder / "annotations.json").read_text())
     content["categories"].append({"id": 9, "name": "ring"})
     (folder / "annotations.json").write_text(json.dumps(content))
-    with pytest.raises(SettingsError, match="holds a run on other classes"):
+    with pytest.raises(SettingsError, match="has a run with other classes"):
         train(settings(folder, steps=3), tmp_path / "run")
 
 
 # What a run leaves.
 
 
-def test_final_checkpoint_is_all_that_prediction_needs(objects, tmp_path):
+def test_final_checkpoint_has_everything_that_prediction_needs(objects, tmp_path):
     run = settings(objects, average=0.5)
     final = load_checkpoint(train(run, tmp_path))
     assert final.settings == run
     assert final.categories == (Category(3, "square"), Category(7, "disc"))
     assert {name.split(".")[0] for name in final.tensors} == {"model"}
-    network = network_of(final)
+    network = load_network(final)
     assert not network.training
     for name, tensor in network.state_dict().items():
         torch.testing.assert_close(tensor, final.tensors[f"model.{name}"], rtol=0, atol=0)
@@ -224,8 +226,8 @@ def test_logged_numbers_are_those_of_the_step(objects, tmp_path, monkeypatch):
 
     def watched(run, batch):
         with torch.no_grad():
-            set_mode(run.bare, head_only=False)
-            logits = run.bare(batch.images, batch.masks)
+            set_training_mode(run.network, head_only=False)
+            logits = run.network(batch.images, batch.masks)
         seen.append((F.cross_entropy(logits, batch.targets).item(), (logits.argmax(1) == batch.targets).float().mean()))
         return step(run, batch)
 
@@ -242,14 +244,14 @@ def test_logged_numbers_are_those_of_the_step(objects, tmp_path, monkeypatch):
         assert values["train/accuracy", number] == pytest.approx(float(right))
         assert values["rate/0.001", number] == pytest.approx(1e-3 * factor)
         assert values["rate/0.004", number] == pytest.approx(4e-3 * factor)
-    assert values["holdout/accuracy", 6] == pytest.approx(final.record["holdout_accuracy"], abs=1e-4)
+    assert values["holdout/micro_accuracy", 6] == pytest.approx(final.record["holdout_accuracy"], abs=1e-4)
     assert {number for name, number in values if name == "holdout/loss"} == {3, 6}
 
 
 def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, monkeypatch):
     """A step takes 0.5 s, later 0.25; looking at the held-out regions and saving take a hundred."""
     now, logged = [0.0], {}
-    step, logits, save = loop.take_step, loop._holdout_answers, Checkpoint.save
+    step, logits, save = loop.take_step, loop._predict_holdout, Checkpoint.save
 
     def takes(seconds, call):
         def slow(*args):
@@ -260,7 +262,7 @@ def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, 
 
     monkeypatch.setattr(monitoring.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(loop, "take_step", takes(lambda run, _batch: 0.5 if run.step < 2 else 0.25, step))
-    monkeypatch.setattr(loop, "_holdout_answers", takes(lambda *_: 100, logits))
+    monkeypatch.setattr(loop, "_predict_holdout", takes(lambda *_: 100, logits))
     monkeypatch.setattr(Checkpoint, "save", takes(lambda *_: 100, save))
     monkeypatch.setattr(
         loop.SummaryWriter, "add_scalar", lambda _log, name, value, number: logged.update({(name, number): value})
@@ -271,7 +273,7 @@ def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, 
     assert speeds == {2: pytest.approx(4 / 0.5), 4: pytest.approx(4 / 0.25), 5: pytest.approx(4 / 0.25)}
 
 
-def test_speed_counts_the_images_that_there_are(objects, tmp_path, monkeypatch):
+def test_speed_counts_the_actual_images_of_small_batches(objects, tmp_path, monkeypatch):
     """Windows of 40 x 40 leave room for two of the four samples that a batch has at most."""
     now, logged = [0.0], []
     step = loop.take_step
@@ -291,21 +293,21 @@ def test_speed_counts_the_images_that_there_are(objects, tmp_path, monkeypatch):
     assert [value for name, value in logged if name == "speed/images_per_s"] == [pytest.approx(2 / 0.5)] * 3
 
 
-def test_held_out_regions_are_counted_and_the_worst_drawn_at_each_validation(objects, tmp_path):
+def test_each_validation_logs_held_out_metrics_and_draws_the_worst_regions(objects, tmp_path):
     run = settings(objects, run={"validate_every": 3})
     final = load_checkpoint(train(run, tmp_path))
     log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     split = read_data(run.data)
-    answers = holdout_answers(network_of(final), split, run)
-    logits, targets = answers.logits, answers.targets
+    outputs = predict_holdout(load_network(final), split, run)
+    logits, targets = outputs.logits, outputs.targets
     for name, value in holdout_scalars(logits, targets, split.names).items():
         assert [event.step for event in log.Scalars(name)] == [3, 6]
         assert log.Scalars(name)[-1].value == pytest.approx(value, rel=1e-4)
     assert "holdout/class/disc" in log.Tags()["scalars"]
-    pictures = log.Images("holdout/hard")
+    pictures = log.Images("holdout/hardest")
     assert [picture.step for picture in pictures] == [3, 6]
     drawn = np.array(Image.open(io.BytesIO(pictures[-1].encoded_image_string)))
-    np.testing.assert_array_equal(drawn, hard_examples(logits, targets, split, run.view))
+    np.testing.assert_array_equal(drawn, hardest_sheet(logits, targets, split, run.view))
 
 
 # The schedule.
@@ -316,21 +318,21 @@ def moved(objects, tmp_path, **schedule):
     run = settings(objects, holdout=0.0, **schedule)
     torch.manual_seed(run.schedule.seed)
     before = build_network(run.network, classes=2, probe_size=32).state_dict()
-    after = load_checkpoint(train(run, tmp_path)).part("model")
+    after = load_checkpoint(train(run, tmp_path)).tensors_under("model")
     return {name.split(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
 
 
-def test_head_alone_learns_first(objects, tmp_path):
+def test_only_the_head_is_trained_first(objects, tmp_path):
     assert moved(objects, tmp_path / "a", steps=3, head_steps=3) == {"head"}
     assert moved(objects, tmp_path / "b", steps=4, head_steps=2) == {"head", "branch", "trunk"}
 
 
-def test_rates_reach_their_parts(objects, tmp_path):
+def test_learning_rates_reach_trunk_and_new_layers(objects, tmp_path):
     assert moved(objects, tmp_path / "a", steps=2, lr_trunk=0.0, weight_decay=0.0) == {"head", "branch"}
     assert moved(objects, tmp_path / "b", steps=2, lr_new=0.0, weight_decay=0.0) == {"trunk"}
 
 
-def test_rate_rises_then_stays_or_falls():
+def test_learning_rate_rises_then_stays_or_falls():
     schedule = ScheduleSettings(steps=110, warmup_steps=10, decay="constant")
     assert [rate_factor(step, schedule) for step in (0, 4, 9, 10, 60, 109)] == [0.1, 0.5, 1, 1, 1, 1]
     falls = replace(schedule, decay="cosine")
@@ -352,11 +354,11 @@ def test_rates_and_decay_reach_the_optimiser(network, name, kind):
     schedule = ScheduleSettings(optimiser=name, lr_trunk=1e-3, lr_new=2e-3, weight_decay=0.3)
     optimiser = make_optimiser(network, schedule)
     assert type(optimiser) is kind
-    found = {p: (g["lr"], g["peak_lr"], g["weight_decay"]) for g in optimiser.param_groups for p in g["params"]}
-    assert len(found) == len(list(network.parameters()))
+    groups = {p: (g["lr"], g["peak_lr"], g["weight_decay"]) for g in optimiser.param_groups for p in g["params"]}
+    assert len(groups) == len(list(network.parameters()))
     for parameter_name, parameter in network.named_parameters():
         rate = 1e-3 if parameter_name.startswith("trunk.") else 2e-3
-        assert found[parameter] == (rate, rate, 0.3 if parameter.ndim > 1 else 0.0), parameter_name
+        assert groups[parameter] == (rate, rate, 0.3 if parameter.ndim > 1 else 0.0), parameter_name
 
 
 def test_weight_decay_shrinks_the_weights(network):
@@ -369,7 +371,7 @@ def test_weight_decay_shrinks_the_weights(network):
 
 
 def test_batch_statistics_stay_as_pretrained(network):
-    set_mode(network, head_only=False)
+    set_training_mode(network, head_only=False)
     before = {name: b.clone() for name, b in network.trunk.named_buffers()}
     network(torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8), torch.zeros(4, 32, 32, dtype=torch.uint8))
     assert network.training
@@ -377,7 +379,7 @@ def test_batch_statistics_stay_as_pretrained(network):
         torch.testing.assert_close(buffer, before[name], rtol=0, atol=0)
 
 
-def test_frozen_modules_never_learn_and_the_rest_does(objects, tmp_path):
+def test_frozen_modules_never_change_and_all_others_do(objects, tmp_path):
     run = settings(objects, network={"sites": ("layer2",)}, frozen=("conv1", "layer1"), label_smoothing=0.0)
     first = load_checkpoint(train(replace(run, schedule=replace(run.schedule, steps=1)), tmp_path / "one"))
     last = load_checkpoint(train(replace(run, schedule=replace(run.schedule, steps=9)), tmp_path / "nine"))
@@ -399,7 +401,7 @@ def test_average_is_what_its_decay_says(objects, tmp_path, monkeypatch, decay):
 
     def watched(run, batch):
         result = step(run, batch)
-        seen.append((run.bare.head.weight.detach().clone(), run.average.module.head.weight.detach().clone()))
+        seen.append((run.network.head.weight.detach().clone(), run.average.module.head.weight.detach().clone()))
         return result
 
     monkeypatch.setattr(loop, "take_step", watched)
@@ -411,7 +413,7 @@ def test_average_is_what_its_decay_says(objects, tmp_path, monkeypatch, decay):
 
 
 @pytest.mark.parametrize("clip", [0.0, 1e-3])
-def test_gradients_are_clipped_as_told(objects, tmp_path, monkeypatch, clip):
+def test_gradients_are_clipped_to_the_norm_of_the_setting(objects, tmp_path, monkeypatch, clip):
     norms = []
     step = torch.optim.AdamW.step
 
@@ -439,32 +441,34 @@ def log_probability(row, index):
 
 def test_cross_entropy_is_the_mean_over_the_batch():
     expected = -(log_probability(0, 0) + log_probability(1, 2)) / 2
-    assert losses_of(LOGITS, TARGETS, ScheduleSettings(label_smoothing=0.0)).mean().item() == pytest.approx(expected)
+    assert region_losses(LOGITS, TARGETS, ScheduleSettings(label_smoothing=0.0)).mean().item() == pytest.approx(
+        expected
+    )
 
 
 def test_smoothing_gives_every_class_its_share():
     right = -(log_probability(0, 0) + log_probability(1, 2)) / 2
     even = -sum(log_probability(row, index) for row in range(2) for index in range(3)) / 6
-    loss = losses_of(LOGITS, TARGETS, ScheduleSettings(label_smoothing=0.2)).mean()
+    loss = region_losses(LOGITS, TARGETS, ScheduleSettings(label_smoothing=0.2)).mean()
     assert loss.item() == pytest.approx(0.8 * right + 0.2 * even)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "published"])
-def test_where_nothing_is_to_be_named_every_class_is_as_right_as_any_other(loss):
+def test_in_a_blank_crop_every_class_is_equally_right(loss):
     settings = ScheduleSettings(loss=loss)
-    found = losses_of(LOGITS, torch.tensor([NOTHING, 2]), settings)
-    each = torch.stack([losses_of(LOGITS, torch.full((2,), index), settings) for index in range(3)])
-    torch.testing.assert_close(found, torch.stack([each[:, 0].mean(), each[2, 1]]))
-    even = losses_of(torch.zeros(1, 3), torch.tensor([NOTHING]), settings)
-    assert even.item() < found[0].item()
+    losses = region_losses(LOGITS, torch.tensor([NO_CLASS, 2]), settings)
+    each = torch.stack([region_losses(LOGITS, torch.full((2,), index), settings) for index in range(3)])
+    torch.testing.assert_close(losses, torch.stack([each[:, 0].mean(), each[2, 1]]))
+    even = region_losses(torch.zeros(1, 3), torch.tensor([NO_CLASS]), settings)
+    assert even.item() < losses[0].item()
 
 
-def test_logged_accuracy_is_of_what_is_to_be_named(objects, tmp_path, monkeypatch):
+def test_logged_accuracy_leaves_out_blank_crops(objects, tmp_path, monkeypatch):
     counts, logged, step = [], {}, loop.take_step
 
     def watched(run, batch):
         values = step(run, batch)
-        counts.append((values["right"].item(), (batch.targets[: len(batch.images)] != NOTHING).sum().item()))
+        counts.append((values["right"].item(), (batch.targets[: len(batch.images)] != NO_CLASS).sum().item()))
         return values
 
     monkeypatch.setattr(loop, "take_step", watched)
@@ -478,28 +482,28 @@ def test_logged_accuracy_is_of_what_is_to_be_named(objects, tmp_path, monkeypatc
         assert logged.get(("train/accuracy", number)) == (right / named if named else None)
 
 
-def test_run_learns_to_name_nothing_where_there_is_no_content(objects, tmp_path):
+def test_run_with_blank_crops_learns_to_be_unsure_of_them(objects, tmp_path):
     run = settings(objects, steps=60, batch_size=16, lr_trunk=3e-3, lr_new=3e-3, label_smoothing=0.0)
     black, mask = torch.zeros(1, 32, 32, 3, dtype=torch.uint8), torch.zeros(1, 32, 32, dtype=torch.uint8)
     mask[:, 8:20, 8:20] = 255
-    surest = []
+    confidence = []
     for probability in (0.0, 0.3):
-        told = replace(run, augment=replace(run.augment, blank=probability))
-        network = network_of(load_checkpoint(train(told, tmp_path / f"{probability}")))
+        with_blanks = replace(run, augment=replace(run.augment, blank=probability))
+        network = load_network(load_checkpoint(train(with_blanks, tmp_path / f"{probability}")))
         with torch.no_grad():
-            surest.append(network(black, mask).softmax(dim=1).max().item())
-    assert surest[1] < 0.65
-    assert surest[0] > 0.9
+            confidence.append(network(black, mask).softmax(dim=1).max().item())
+    assert confidence[1] < 0.65
+    assert confidence[0] > 0.9
 
 
 def test_published_loss_is_the_mean_over_batch_and_classes():
     onehot, probabilities = F.one_hot(TARGETS, 3), LOGITS.softmax(dim=1)
     expected = (-onehot * torch.log(probabilities + 1e-7)).mean()
-    assert losses_of(LOGITS, TARGETS, ScheduleSettings(loss="published")).mean().item() == pytest.approx(
+    assert region_losses(LOGITS, TARGETS, ScheduleSettings(loss="published")).mean().item() == pytest.approx(
         expected.item()
     )
 
 
 def test_published_loss_is_bounded_where_cross_entropy_is_not():
-    hopeless = losses_of(torch.tensor([[200.0, 0.0]]), torch.tensor([1]), ScheduleSettings(loss="published"))
+    hopeless = region_losses(torch.tensor([[200.0, 0.0]]), torch.tensor([1]), ScheduleSettings(loss="published"))
     assert hopeless.item() == pytest.approx(-math.log(1e-7) / 2, rel=1e-4)

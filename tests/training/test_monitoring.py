@@ -8,7 +8,7 @@ from maskwise.data.images import load_image
 from maskwise.reports.contact_sheet import Tile, make_contact_sheet
 from maskwise.training import monitoring
 from maskwise.training.data import read_data
-from maskwise.training.monitoring import Throughput, hard_examples, hardest, holdout_scalars
+from maskwise.training.monitoring import Throughput, hardest_regions, hardest_sheet, holdout_scalars
 from maskwise.training.settings import DataSettings, SourceSettings
 from maskwise.views.view import ViewSettings
 from two_objects import write_two_objects
@@ -24,23 +24,23 @@ def loss(right, *others):
 LOSSES = [loss(2, 0, 0), loss(0, 3, 0), loss(1, 0, 0), loss(1, 0, 0)]
 
 
-def test_numbers_of_the_held_out_regions_are_those_by_hand():
-    found = holdout_scalars(LOGITS, TARGETS, ("cup", "traffic light", "dog"))
-    assert found == {
+def test_held_out_metrics_are_those_computed_by_hand():
+    scalars = holdout_scalars(LOGITS, TARGETS, ("cup", "traffic light", "dog"))
+    assert scalars == {
         "holdout/loss": pytest.approx(sum(LOSSES) / 4),
-        "holdout/accuracy": pytest.approx(3 / 4),
-        "holdout/accuracy_classes": pytest.approx((2 / 3 + 1) / 2),
+        "holdout/micro_accuracy": pytest.approx(3 / 4),
+        "holdout/macro_accuracy": pytest.approx((2 / 3 + 1) / 2),
         "holdout/class/cup": pytest.approx(2 / 3),
         "holdout/class/traffic light": 1.0,
     }  # No dog is held out: it has no number.
 
 
 def test_hardest_are_those_of_the_highest_loss_in_order():
-    assert hardest(LOGITS, TARGETS).tolist() == [1, 2, 3, 0]  # Equal ones as they come.
-    assert hardest(LOGITS, TARGETS, count=1).tolist() == [1]
+    assert hardest_regions(LOGITS, TARGETS).tolist() == [1, 2, 3, 0]  # Equal ones as they come.
+    assert hardest_regions(LOGITS, TARGETS, count=1).tolist() == [1]
 
 
-def test_hard_examples_are_drawn_as_the_network_sees_them(tmp_path):
+def test_hardest_regions_are_drawn_as_the_network_sees_them(tmp_path):
     folder = write_two_objects(tmp_path / "data", images=20)
     source = SourceSettings(images="images", annotations="annotations.json")
     split = read_data(DataSettings(data_root=str(folder), sources=(source,), holdout=0.7))
@@ -49,17 +49,17 @@ def test_hard_examples_are_drawn_as_the_network_sees_them(tmp_path):
     logits = torch.eye(2)[targets] * 4  # All right, but for two.
     logits[3], logits[6] = -logits[3], logits[6] / 4
     tiles = []
-    for number in hardest(logits, targets).tolist():
+    for number in hardest_regions(logits, targets).tolist():
         region = split.holdout[number]
         mask = region.read_mask()
         pixels, coverage = view.view(mask).render(load_image(region.image_path), mask)
         wrong = {"square": "disc", "disc": "square"}[region.name]
-        told = {3: f"{wrong} 98.2 %", 6: f"{region.name} 73.1 %"}.get(number, f"{region.name} 98.2 %")
-        tiles.append(Tile(pixels, coverage, (region.name, f"told: {told}", region.image_path.name)))
+        predicted = {3: f"{wrong} 98.2 %", 6: f"{region.name} 73.1 %"}.get(number, f"{region.name} 98.2 %")
+        tiles.append(Tile(pixels, coverage, (region.name, f"predicted: {predicted}", region.image_path.name)))
     assert 1 / (1 + math.exp(-4)) == pytest.approx(0.982, abs=5e-4)
     assert 1 / (1 + math.exp(-1)) == pytest.approx(0.731, abs=5e-4)
-    assert len(tiles) == monitoring.HARD < len(split.holdout)
-    np.testing.assert_array_equal(hard_examples(logits, targets, split, view), make_contact_sheet(tiles))
+    assert len(tiles) == monitoring.HARDEST_SHOWN < len(split.holdout)
+    np.testing.assert_array_equal(hardest_sheet(logits, targets, split, view), make_contact_sheet(tiles))
 
 
 def test_speed_is_of_the_last_interval_without_pauses(monkeypatch):

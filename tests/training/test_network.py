@@ -91,7 +91,7 @@ def test_any_trunk_takes_the_branch(trunk, options, sites):
 
 
 @pytest.mark.parametrize("sites", [(), ("features",), ("conv1",), ("input", "layer2")])
-def test_masks_of_one_image_are_named_as_if_each_had_it_alone(sites):
+def test_masks_that_share_an_image_get_the_logits_they_would_get_alone(sites):
     network = build(sites=sites, merge="both", pool="mask")
     enliven(network.branch)
     images, masks = samples(4)
@@ -102,7 +102,7 @@ def test_masks_of_one_image_are_named_as_if_each_had_it_alone(sites):
 
 
 @pytest.mark.parametrize(("sites", "shares"), [((), True), (("features",), True), (("layer4",), False)])
-def test_the_trunk_runs_once_an_image_where_no_mask_acts_inside_it(sites, shares):
+def test_the_trunk_runs_once_per_image_if_no_mask_acts_inside_it(sites, shares):
     network = build(sites=sites)
     seen = []
     network.trunk.conv1.register_forward_hook(lambda _module, inputs, _features: seen.append(len(inputs[0])))
@@ -252,9 +252,9 @@ def test_stride_moves_into_the_1x1_convolution():
 def test_whole_images_of_any_size_are_taken(trunk, pool, size):
     network = build(trunk=trunk, sites=("conv1",) if trunk == "resnet18" else ("stem",), pool=pool)
     enliven(network.branch)
-    answers = logits(network, *samples(2, *size))
-    assert answers.shape == (2, 5)
-    assert answers.isfinite().all()
+    outputs = logits(network, *samples(2, *size))
+    assert outputs.shape == (2, 5)
+    assert outputs.isfinite().all()
 
 
 @pytest.mark.parametrize("initial", ["identity", "add_ones", "default"])
@@ -267,13 +267,13 @@ def test_gradients_reach_every_weight_of_the_branch(merge, initial):
 
 
 @pytest.mark.parametrize("settings", [{"sites": ("conv1",), "merge": "both"}, {"sites": (), "pool": "mask"}])
-def test_permuting_a_batch_permutes_the_answers(settings):
+def test_permuting_a_batch_permutes_the_logits(settings):
     network = build(**settings)
     enliven(network.branch)
     images, masks = samples(5)
     order = torch.tensor([3, 0, 4, 1, 2])
-    answers = logits(network, images, masks)
-    torch.testing.assert_close(logits(network, images[order], masks[order]), answers[order], atol=1e-4, rtol=1e-4)
+    outputs = logits(network, images, masks)
+    torch.testing.assert_close(logits(network, images[order], masks[order]), outputs[order], atol=1e-4, rtol=1e-4)
 
 
 def test_mask_pool_is_the_mean_under_the_mask():
@@ -297,7 +297,7 @@ def test_region_of_three_pixels_still_counts():
         torch.testing.assert_close(network.embed(images, masks)[0], features[0, :, 1, 1], atol=1e-3, rtol=1e-4)
 
 
-def test_both_pools_stand_side_by_side():
+def test_both_pools_are_concatenated():
     network = build(sites=(), pool="both")
     parts = []
     for pool in ("mean", "mask", "both"):
@@ -307,7 +307,7 @@ def test_both_pools_stand_side_by_side():
     torch.testing.assert_close(parts[2], torch.cat(parts[:2], dim=1))
 
 
-def test_margin_that_a_trunk_drops_counts_with_its_neighbours():
+def test_margin_that_a_trunk_drops_gets_the_nearest_features():
     """ConvNeXt has no features for the last rows of 75 x 50; a region there gets those of the last it has."""
     network = build(trunk="convnext_atto", sites=(), pool="mask")
     images, masks = samples(1, 75, 50)
@@ -318,7 +318,7 @@ def test_margin_that_a_trunk_drops_counts_with_its_neighbours():
         torch.testing.assert_close(network.embed(images, masks)[0], features[0, :, 1, 0], atol=1e-3, rtol=1e-3)
 
 
-def test_dropout_reaches_the_embedding_in_training_alone():
+def test_dropout_reaches_the_embedding_only_in_training():
     network = build(sites=(), dropout=0.5)
     assert (logits(network, *samples()) == logits(network, *samples())).all()
     network.train()
@@ -335,9 +335,9 @@ def test_dropout_reaches_the_embedding_in_training_alone():
         ({"sites": ("layer9",)}, r"trunk resnet18 has no module 'layer9'; accepted are input, features, conv1, bn1"),
         ({"trunk": "resnet999"}, r"trunk 'resnet999' is not a model of timm"),
         ({"trunk_options": {"wings": 2}}, "resnet18 does not take trunk_options"),
-        ({"sites": ("layer1",), "branch_stride": 2}, r"branch_stride 2 fits features at half .*; layer1 is at 1/4"),
-        ({"stride_in_1x1": True}, "stride_in_1x1 fits ResNets with bottlenecks, not resnet18"),
-        ({"trunk": "vit_tiny_patch16_224", "sites": ()}, "cannot take an image of 64 pixels"),
+        ({"sites": ("layer1",), "branch_stride": 2}, r"branch_stride 2 needs features at half .*; layer1 is at 1/4"),
+        ({"stride_in_1x1": True}, "stride_in_1x1 needs a ResNet with bottlenecks, not resnet18"),
+        ({"trunk": "vit_tiny_patch16_224", "sites": ()}, "cannot take images of 64 pixels"),
         ({"trunk": "vit_tiny_patch16_224", "trunk_options": SMALL_VIT, "sites": ("fc_norm",)}, "fc_norm"),
     ],
 )
@@ -357,7 +357,7 @@ def test_weights_come_from_a_file(tmp_path):
         torch.testing.assert_close(tensor, tensors[name], rtol=0, atol=0)
 
 
-def test_weights_in_halves_are_read(tmp_path):
+def test_float16_weights_are_read(tmp_path):
     tensors = {name: t.half() if t.is_floating_point() else t for name, t in build(sites=()).trunk.state_dict().items()}
     save_file(tensors, tmp_path / "w.safetensors")
     assert build(weights=str(tmp_path / "w.safetensors")).trunk.conv1.weight.dtype == torch.float32
@@ -373,18 +373,18 @@ def test_refuses_weights_that_cannot_be_used(tmp_path):
             build(weights=str(tmp_path / f"{name}.safetensors"))
     save_file({"conv1.weight": torch.zeros(1), "wings": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(
-        ModelError, match=r"missing \['bn1.weight'.*unknown \['wings'\], of other shape \['conv1.weight'\]"
+        ModelError, match=r"missing \['bn1.weight'.*unknown \['wings'\], wrong shape \['conv1.weight'\]"
     ):
         build(weights=str(tmp_path / "other.safetensors"))
 
 
-def test_timms_weights_that_cannot_be_had_are_named(monkeypatch):
+def test_timms_weights_that_cannot_be_downloaded_are_named(monkeypatch):
     def offline(*_args, **_more):
         raise OSError("no route")
 
     monkeypatch.setattr("timm.create_model", offline)
     with pytest.raises(
-        ModelError, match=r"timm's pretrained weights of resnet18 cannot be had .*no route.*--weights FILE"
+        ModelError, match=r"timm's pretrained weights of resnet18 cannot be downloaded .*no route.*--weights FILE"
     ):
         build(weights="timm")
 

@@ -48,7 +48,7 @@ def settings(folder, *, holdout=0.3, schedule=None, **more):
 
 
 @pytest.mark.parametrize("more", [{}, {**WINDOW, "view": ViewSettings(kind="whole")}], ids=["crops", "windows"])
-def test_picture_shows_what_the_first_steps_get(coco_folder, tmp_path, monkeypatch, more):
+def test_picture_shows_the_samples_of_the_first_steps(coco_folder, tmp_path, monkeypatch, more):
     run = settings(coco_folder, **more)
     seen = []
     step = loop.take_step
@@ -66,19 +66,19 @@ def test_picture_shows_what_the_first_steps_get(coco_folder, tmp_path, monkeypat
     np.testing.assert_array_equal(load_image(path), make_contact_sheet(tiles[:10]))
 
 
-def test_nothing_but_the_picture_is_left(coco_folder, tmp_path):
+def test_dry_run_writes_only_the_picture(coco_folder, tmp_path):
     path, _ = dry_run(settings(coco_folder), tmp_path / "a" / "run")
     assert path == tmp_path / "a" / "run" / PICTURE
     assert [file.name for file in path.parent.iterdir()] == [PICTURE]
 
 
-def test_facts_are_those_of_the_data_and_the_schedule(coco_folder, tmp_path):
+def test_lines_count_the_data_and_the_schedule(coco_folder, tmp_path):
     _, facts = dry_run(settings(coco_folder, holdout=0.0), tmp_path)
-    assert facts[0] == "16 regions to learn from, 0 held out; 2 classes; 8 images"
+    assert facts[0] == "16 regions to train on, 0 held out; 2 classes; 8 images"
     assert facts[1] == "5 steps of 4 samples: 1.2 epochs of 16 samples"  # 20 / 16
     _, facts = dry_run(settings(coco_folder, view=ViewSettings(kind="whole"), **WINDOW), tmp_path)
     split = read_data(settings(coco_folder).data)
-    assert f"{len(split.train)} regions to learn from, {len(split.holdout)} held out" in facts[0]
+    assert f"{len(split.train)} regions to train on, {len(split.holdout)} held out" in facts[0]
     epochs = 20 / len(split.train)
     assert facts[1] == f"5 steps of at most 4 samples: at most {epochs:.1f} epochs of {len(split.train)} samples"
 
@@ -91,16 +91,16 @@ def test_facts_are_those_of_the_data_and_the_schedule(coco_folder, tmp_path):
         ({"head_steps": 5}, ("trunk.", "branch.")),
     ],
 )
-def test_parameters_that_learn_are_counted(coco_folder, tmp_path, schedule, still):
+def test_trained_parameters_are_counted(coco_folder, tmp_path, schedule, still):
     run = settings(coco_folder, schedule=schedule)
     network = build_network(run.network, classes=2, probe_size=32)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     learn = sum(size for name, size in sizes.items() if not name.startswith(still))
     _, facts = dry_run(run, tmp_path)
-    assert facts[2:] == [f"{learn:,} of {sum(sizes.values()):,} parameters learn"]
+    assert facts[2:] == [f"{learn:,} of {sum(sizes.values()):,} parameters are trained"]
 
 
-def test_class_that_cannot_be_learned_is_named(coco_folder, tmp_path):
+def test_class_without_training_regions_is_named(coco_folder, tmp_path):
     labels = np.zeros((48, 48), np.uint8)
     labels[:4] = 1
     source = SourceSettings(images="images", label_maps="maps", classes_file="classes.txt", min_area=1000)
@@ -110,7 +110,7 @@ def test_class_that_cannot_be_learned_is_named(coco_folder, tmp_path):
     run = settings(coco_folder, holdout=0.0)
     run = replace(run, data=replace(run.data, sources=(*run.data.sources, source)))
     _, facts = dry_run(run, tmp_path)
-    assert facts[-1] == "without a region to learn from: sky"
+    assert facts[-1] == "classes without a region to train on: sky"
 
 
 def test_refuses_what_the_run_would_refuse(coco_folder, tmp_path):
@@ -168,8 +168,8 @@ annotations = "annotations.json"
     args = ["train", str(tmp_path / "recipe.toml"), "-o", str(tmp_path / "run"), "--dry-run"]
     assert main.run(args) == 1
     said = capsys.readouterr()
-    assert f"{tmp_path / 'run' / PICTURE}: what the network gets" in said.out
-    assert "parameters learn" in said.out
+    assert f"{tmp_path / 'run' / PICTURE}: what the network sees" in said.out
+    assert "parameters are trained" in said.out
     assert "none.safetensors: no such weights file" in said.err
     assert [file.name for file in (tmp_path / "run").iterdir()] == [PICTURE]
     assert main.run([*args, "--weights", "random"]) == 0

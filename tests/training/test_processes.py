@@ -22,8 +22,8 @@ from maskwise.training.settings import AugmentSettings, NetworkSettings, Teacher
 from two_objects import write_two_objects
 
 CURVES = (
-    *("train/loss", "train/loss_names", "train/loss_teacher", "train/accuracy"),
-    *("rate/0.001", "holdout/accuracy"),
+    *("train/loss", "train/loss_classes", "train/loss_teacher", "train/accuracy"),
+    *("rate/0.001", "holdout/micro_accuracy"),
 )
 
 
@@ -74,7 +74,7 @@ def test_two_processes_train_as_one(objects, tmp_path, several):
     assert len(list((folder / "tensorboard").iterdir())) == 1
 
 
-def test_run_goes_on_with_another_number_of_processes(objects, tmp_path):
+def test_run_resumes_with_another_number_of_processes(objects, tmp_path):
     """And with a trunk of which a part is idle: a norm for a classifier of its own."""
     run = together(objects, frozen=("stem",))
     run = replace(run, network=NetworkSettings(trunk="test_convnext", sites=("stages.0",), merge="both"))
@@ -133,16 +133,16 @@ def test_refuses_machines_that_do_not_share_the_run_folder(objects, tmp_path):
         assert "Traceback" not in errors
 
 
-def test_processes_that_do_not_meet_are_refused(objects, tmp_path, monkeypatch):
+def test_processes_that_do_not_find_each_other_are_refused(objects, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # In this process accelerate is at work already, alone.
-    with pytest.raises(SettingsError, match="WORLD_SIZE is 2, but 1 processes have met; start them with"):
+    with pytest.raises(SettingsError, match="WORLD_SIZE is 2, but 1 processes found each other; start them with"):
         distributed.make_accelerator("cpu", bf16=False)
     with monkeypatch.context() as patch:
         patch.setenv("LOCAL_WORLD_SIZE", "2")
         patch.setattr(torch.accelerator, "is_available", lambda: True)
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "device_count", lambda: 1)
-        with pytest.raises(SettingsError, match="2 processes on a machine of 1 GPU; start one for each GPU"):
+        with pytest.raises(SettingsError, match="2 processes for 1 GPU on this machine; start one process per GPU"):
             distributed.make_accelerator("auto", bf16=False)
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(SettingsError, match="WORLD_SIZE is 'many'"):
@@ -153,7 +153,7 @@ def test_comparison_is_refused_under_several_processes(tmp_path, monkeypatch, ca
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main.run(["compare", "c.toml", "-o", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == (
-        "maskwise compare: this command runs in one process and was started in 2 (WORLD_SIZE); start it without"
+        "maskwise compare: this command runs in one process, but was started in 2 (WORLD_SIZE); start it without"
         " torchrun or accelerate launch\n"
     )
     assert not (tmp_path / "out").exists()

@@ -30,7 +30,7 @@ PUBLISHED = {
 }
 
 
-def test_every_published_network_has_its_recipe_and_no_other_claims_to_be_one():
+def test_every_published_network_has_a_recipe_and_no_other_recipe_has_such_a_name():
     assert {path.stem for path in RECIPES.glob("*-*.toml") if path.stem.startswith(("published", "compared"))} == set(
         PUBLISHED
     )
@@ -89,7 +89,7 @@ def test_sources_of_every_recipe_are_in_the_data(data_root):
                 assert (data_root / name).exists(), f"{path.name}: {name}"
 
 
-def test_nothing_is_trained_on_what_is_for_reporting():
+def test_no_recipe_trains_on_evaluation_data():
     for path in RECIPES.glob("*.toml"):
         for source in read_recipe(path).data.sources:
             assert not {"val", "val2017"} & {

@@ -16,7 +16,7 @@ from maskwise.tasks.calibration import fit_temperature
 from maskwise.training import loop
 from maskwise.training.batches import read_batches
 from maskwise.training.checkpoint import load_checkpoint
-from maskwise.training.data import TRIES, Draw, Draws, TrainingRegions, read_data
+from maskwise.training.data import MAX_TRIES, ResumableBatchSampler, SampleRequest, TrainingRegions, read_data
 from maskwise.training.loop import train
 from maskwise.training.settings import AugmentSettings, TeacherSettings
 from two_objects import write_two_objects
@@ -49,10 +49,10 @@ def temporaries(folder):
 # Killed.
 
 
-def test_run_killed_at_random_moments_ends_as_the_unbroken_one(objects, tmp_path):
+def test_run_killed_at_random_moments_ends_like_the_uninterrupted_one(objects, tmp_path):
     run, rng = varied(objects, steps=24), np.random.default_rng(0)
     recipe, folder = write_recipe(run, tmp_path / "run.toml"), tmp_path / "broken"
-    train(run, tmp_path / "unbroken")
+    train(run, tmp_path / "uninterrupted")
     steps = []
     for _ in range(5):
         steps.append(_step_of(folder))
@@ -63,7 +63,7 @@ def test_run_killed_at_random_moments_ends_as_the_unbroken_one(objects, tmp_path
         assert child.kill() or _step_of(folder) == 24
     assert len(set(steps)) >= 4, steps
     train(run, folder)
-    same_end(folder, tmp_path / "unbroken")
+    same_end(folder, tmp_path / "uninterrupted")
     assert not temporaries(folder)
 
 
@@ -73,7 +73,7 @@ def _step_of(folder):
 
 
 @pytest.mark.parametrize(("write", "step"), [(1, 0), (3, 4), (5, 8)], ids=["first", "third", "final"])
-def test_run_killed_while_it_writes_goes_on_from_the_last_whole_checkpoint(objects, tmp_path, write, step):
+def test_run_killed_while_it_writes_resumes_from_the_last_whole_checkpoint(objects, tmp_path, write, step):
     run = varied(objects, steps=8)
     recipe, folder = write_recipe(run, tmp_path / "run.toml"), tmp_path / "broken"
     child = Child(recipe, folder, StopInTheMiddleOfWrite(write))
@@ -84,18 +84,18 @@ def test_run_killed_while_it_writes_goes_on_from_the_last_whole_checkpoint(objec
     assert _step_of(folder) == step
     assert not (folder / loop.FINAL).exists()
     train(run, folder)
-    train(run, tmp_path / "unbroken")
-    same_end(folder, tmp_path / "unbroken")
+    train(run, tmp_path / "uninterrupted")
+    same_end(folder, tmp_path / "uninterrupted")
     assert not temporaries(folder)
 
 
 def test_log_of_a_resumed_run_has_every_step_once(objects, tmp_path, monkeypatch):
     run = varied(objects, steps=6)
-    train(run, tmp_path / "unbroken")
+    train(run, tmp_path / "uninterrupted")
     interrupt(run, tmp_path / "broken", monkeypatch, after=5)  # One step after its last checkpoint.
     time.sleep(1)  # TensorBoard reads its files by name, which has whole seconds, then a number that sorts as text.
     train(run, tmp_path / "broken")
-    curves = [curve(tmp_path / name) for name in ("broken", "unbroken")]
+    curves = [curve(tmp_path / name) for name in ("broken", "uninterrupted")]
     assert curves[0] == curves[1]
     assert list(curves[0]) == [1, 2, 3, 4, 5, 6]
 
@@ -125,8 +125,8 @@ def test_full_disk_is_one_line_and_leaves_the_last_checkpoint(objects, tmp_path)
     assert not temporaries(folder)
     assert _step_of(folder) == 4
     train(run, folder)
-    train(run, tmp_path / "unbroken")
-    same_end(folder, tmp_path / "unbroken")
+    train(run, tmp_path / "uninterrupted")
+    same_end(folder, tmp_path / "uninterrupted")
 
 
 def test_log_on_a_full_disk_stops_the_run_in_one_line(objects, tmp_path):
@@ -168,9 +168,9 @@ def broken(tmp_path):
 def test_images_that_cannot_be_read_are_named_once_and_the_run_resumes_the_same(broken, tmp_path, monkeypatch, capfd):
     folder, names = broken
     run = varied(folder, steps=16, run={"validate_every": 4, "checkpoint_every": 3})
-    train(run, tmp_path / "unbroken")
+    train(run, tmp_path / "uninterrupted")
     errors = capfd.readouterr().err
-    skipped = json.loads((tmp_path / "unbroken" / loop.RECORD).read_text())["skipped_images"]
+    skipped = json.loads((tmp_path / "uninterrupted" / loop.RECORD).read_text())["skipped_images"]
     assert skipped["names"] == names
     assert skipped["count"] == 4
     assert skipped["samples"] >= 3
@@ -178,49 +178,49 @@ def test_images_that_cannot_be_read_are_named_once_and_the_run_resumes_the_same(
         assert errors.count(f"maskwise: skipped: {name}: ") == 1
     interrupt(run, tmp_path / "broken", monkeypatch, after=11)
     train(run, tmp_path / "broken")
-    same_end(tmp_path / "broken", tmp_path / "unbroken")
+    same_end(tmp_path / "broken", tmp_path / "uninterrupted")
     for name in names:
         assert capfd.readouterr().err.count(name) <= 1
 
 
-def test_another_region_is_drawn_for_one_whose_image_cannot_be_read(broken):
+def test_another_region_replaces_one_whose_image_cannot_be_read(broken):
     """The others stay what they were, and who makes them does not matter."""
     folder, names = broken
     run = varied(folder, steps=6)
     split = read_data(run.data)
     samples = TrainingRegions(split, run)
-    made = [samples[Draw(number)] for number in range(24)]
-    anew = 0
+    made = [samples[SampleRequest(number)] for number in range(24)]
+    replaced = 0
     for number, sample in enumerate(made):
         first = split.train[samples.draw(np.random.default_rng((0, 0, number)))]
         assert bool(sample.skipped) == (str(first.image_path) in names)
         assert str(split.train[sample.number].image_path) not in names
         assert sample.skipped or split.train[sample.number].region_id == first.region_id
-        anew += len(sample.skipped)
-    assert anew > 3
-    batches = list(read_batches(TrainingRegions(split, run), 2, batch_sampler=Draws(run, 0)))
+        replaced += len(sample.skipped)
+    assert replaced > 3
+    batches = list(read_batches(TrainingRegions(split, run), 2, batch_sampler=ResumableBatchSampler(run, 0)))
     assert [number for batch in batches for number in batch.numbers.tolist()] == [sample.number for sample in made]
     assert [image for batch in batches for image in batch.skipped] == [i for sample in made for i in sample.skipped]
     assert torch.equal(batches[5].images[3], torch.from_numpy(made[23].pixels))
 
 
-@pytest.mark.parametrize(("share", "message"), [(1.0, f"{TRIES} in a row, the last"), (0.7, "drawn, the last")])
-def test_run_whose_images_mostly_cannot_be_read_ends(tmp_path, share, message):
+@pytest.mark.parametrize(("share", "message"), [(1.0, f"{MAX_TRIES} in a row"), (0.7, "samples")])
+def test_run_fails_if_most_images_cannot_be_read(tmp_path, share, message):
     folder = write_two_objects(tmp_path / "data", images=20, side=32)
     run = settings(folder, steps=1000, batch_size=8, holdout=0.0)
     paths = sorted((folder / "images").iterdir())
     for path in paths[: int(share * len(paths))]:
         empty(path)
-    with pytest.raises(InputError, match=f"most images cannot be read: .*{message} of them: .*is not an image"):
+    with pytest.raises(InputError, match=f"most images cannot be read: .*{message}; the last: .*is not an image"):
         train(run, tmp_path / "run")
 
 
-def test_held_out_images_that_mostly_cannot_be_read_are_an_error(tmp_path):
+def test_run_fails_if_most_held_out_images_cannot_be_read(tmp_path):
     folder = write_two_objects(tmp_path / "data", images=20, side=32)
     run = settings(folder, steps=2)
     for path in {region.image_path for region in read_data(run.data).holdout}:
         cut(path)
-    with pytest.raises(InputError, match=r"most held-out images cannot be read: those of \d+ in \d+ regions"):
+    with pytest.raises(InputError, match=r"most held-out images cannot be read: those of \d+ of \d+ regions"):
         train(run, tmp_path / "run")
 
 
@@ -232,11 +232,11 @@ def test_held_out_image_that_cannot_be_read_does_not_count(broken, tmp_path):
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] not in bad]
     (folder / "annotations.json").write_text(json.dumps(content))
     split = read_data(settings(folder).data)
-    answers = loop.holdout_answers(loop.network_of(final), split, final.settings)
+    outputs = loop.predict_holdout(loop.load_network(final), split, final.settings)
     weights = split.calibration_weights(final.settings.data.class_power)
-    assert final.record["holdout_accuracy"] == round(answers.accuracy, 4)
+    assert final.record["holdout_accuracy"] == round(outputs.accuracy, 4)
     assert final.record["regions_holdout"] == len(split.holdout) + 2
-    right = fit_temperature(answers.logits.numpy(), answers.targets.numpy(), weights.numpy())
+    right = fit_temperature(outputs.logits.numpy(), outputs.targets.numpy(), weights.numpy())
     assert final.temperature == pytest.approx(right, rel=1e-3)
 
 

@@ -13,7 +13,7 @@ from maskwise.errors import ModelError, SettingsError
 from maskwise.training import teacher
 from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import read_data
-from maskwise.training.loop import TEACHER, network_of, train
+from maskwise.training.loop import TEACHER, load_network, train
 from maskwise.training.settings import TeacherSettings
 from maskwise.training.teacher import distances_to_teacher, teacher_embeddings
 from two_objects import write_two_objects
@@ -33,7 +33,7 @@ def taught(objects, model, **schedule):
     return replace(settings(objects, **schedule), teacher=TeacherSettings(model=str(model), weight=5.0))
 
 
-def test_embeddings_are_the_models_own_set_to_one_scale(objects, model, tmp_path):
+def test_embeddings_are_the_models_own_standardised(objects, model, tmp_path):
     regions = read_data(settings(objects).data).train
     got = teacher_embeddings(model, regions, tmp_path / "cache.safetensors").embeddings
     predictor = Predictor(model)
@@ -70,23 +70,23 @@ def test_another_outline_in_the_same_box_is_another_region(objects, model, tmp_p
 
 
 @pytest.mark.parametrize("content", [b"", b"not tensors"])
-def test_damaged_cache_is_made_anew(objects, model, tmp_path, content):
+def test_damaged_cache_is_replaced(objects, model, tmp_path, content):
     regions, cache = read_data(settings(objects).data).train[:2], tmp_path / "cache.safetensors"
     cache.write_bytes(content)
     first = teacher_embeddings(model, regions, cache)
     assert torch.equal(teacher_embeddings(model, regions, cache).embeddings, first.embeddings)
 
 
-def test_run_is_not_gone_on_with_under_another_teacher(objects, tmp_path, monkeypatch):
+def test_refuses_to_resume_a_run_with_another_teacher(objects, tmp_path, monkeypatch):
     model = tiny_model(tmp_path)
     run = taught(objects, model)
     interrupt(run, tmp_path / "run", monkeypatch, after=5)
     model.write_bytes(tiny_model(tmp_path, seed=1).read_bytes())
-    with pytest.raises(SettingsError, match="under another teacher"):
+    with pytest.raises(SettingsError, match="with another teacher"):
         train(run, tmp_path / "run")
 
 
-def test_distance_is_nought_for_the_same_direction_and_two_for_the_opposite():
+def test_distance_is_zero_for_the_same_direction_and_two_for_the_opposite():
     right = torch.nn.functional.normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     assert distances_to_teacher(3 * right, right).tolist() == pytest.approx([0] * len(right), abs=1e-6)
     assert distances_to_teacher(-right, right).tolist() == pytest.approx([2] * len(right), abs=1e-6)
@@ -107,21 +107,21 @@ def _distance(folder, run):
     weights = checkpoint.weights
     split = read_data(run.data)
     right = teacher_embeddings(Path(run.teacher.model), split.train, folder / TEACHER).embeddings
-    network = network_of(checkpoint)
-    told = []
+    network = load_network(checkpoint)
+    predicted = []
     for region in split.train:
         pixels, coverage = run.view.view(region.read_mask()).render(load_image(region.image_path), region.read_mask())
         with torch.no_grad():
-            told.append(network.embed(torch.from_numpy(pixels)[None], torch.from_numpy(coverage)[None])[0])
-    told = torch.stack(told) @ weights["teach.weight"].T + weights["teach.bias"]
-    return distances_to_teacher(told, right).mean().item()
+            predicted.append(network.embed(torch.from_numpy(pixels)[None], torch.from_numpy(coverage)[None])[0])
+    predicted = torch.stack(predicted) @ weights["teacher_head.weight"].T + weights["teacher_head.bias"]
+    return distances_to_teacher(predicted, right).mean().item()
 
 
-def test_resumed_run_under_a_teacher_ends_as_the_unbroken_one(objects, model, tmp_path, monkeypatch):
+def test_resumed_run_with_a_teacher_ends_like_the_uninterrupted_one(objects, model, tmp_path, monkeypatch):
     run = taught(objects, model, average=0.9)
-    unbroken = load_checkpoint(train(run, tmp_path / "unbroken"))
+    uninterrupted = load_checkpoint(train(run, tmp_path / "uninterrupted"))
     interrupt(run, tmp_path / "broken", monkeypatch, after=5)
-    same_weights(load_checkpoint(train(run, tmp_path / "broken")), unbroken)
+    same_weights(load_checkpoint(train(run, tmp_path / "broken")), uninterrupted)
 
 
 def test_missing_teacher_is_named(objects, tmp_path):

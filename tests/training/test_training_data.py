@@ -10,8 +10,16 @@ from PIL import Image
 from maskwise.data.images import load_image
 from maskwise.data.regions import Category
 from maskwise.errors import AnnotationError, MaskError, SettingsError
-from maskwise.training.batches import NOTHING, Other, Sample, collate
-from maskwise.training.data import Draw, Draws, PlainRegions, TrainingRegions, batch_shape, read_data, read_source
+from maskwise.training.batches import NO_CLASS, ExtraRegion, Sample, collate
+from maskwise.training.data import (
+    ResumableBatchSampler,
+    SampleRequest,
+    TrainingRegions,
+    UnaugmentedRegions,
+    batch_shape,
+    read_data,
+    read_source,
+)
 from maskwise.training.settings import (
     AugmentSettings,
     DataSettings,
@@ -61,13 +69,13 @@ def label_maps(coco_folder):
 # Reading.
 
 
-def test_classes_of_one_name_are_one_class(coco_folder, label_maps):
+def test_classes_with_the_same_name_become_one_class(coco_folder, label_maps):
     split = read_data(data(coco_folder, COCO, replace(label_maps, rename={"tyre": "ring"}), holdout=0.0))
     assert split.categories == (Category(3, "square"), Category(7, "disc"), Category(1, "ring"))
     assert Counter(region.name for region in split.train) == {"square": 8, "disc": 9, "ring": 1}
 
 
-def test_id_that_is_taken_gives_way_to_a_free_one(coco_folder, label_maps):
+def test_class_whose_id_is_taken_gets_a_free_id(coco_folder, label_maps):
     edit(coco_folder, lambda content: content["categories"][0].update(id=1))
     edit(coco_folder, lambda content: [a.update(category_id=1) for a in content["annotations"][::2]])
     split = read_data(data(coco_folder, COCO, label_maps, holdout=0.0))
@@ -76,9 +84,9 @@ def test_id_that_is_taken_gives_way_to_a_free_one(coco_folder, label_maps):
 
 def test_classes_are_renamed_and_ignored_by_the_sources_own_names(coco_folder):
     source = replace(COCO, ignore=("disc",), rename={"square": "disc"})
-    found = read_source(source, coco_folder)
-    assert found.categories == (Category(3, "disc"),)
-    assert [region.name for region in found.regions] == ["disc"] * 8
+    regions = read_source(source, coco_folder)
+    assert regions.categories == (Category(3, "disc"),)
+    assert [region.name for region in regions.regions] == ["disc"] * 8
 
 
 def test_refuses_to_rename_a_class_that_is_not_there(coco_folder):
@@ -87,8 +95,8 @@ def test_refuses_to_rename_a_class_that_is_not_there(coco_folder):
 
 
 def test_small_components_are_left_out(coco_folder, label_maps):
-    found = read_source(replace(label_maps, min_area=50), coco_folder)
-    assert [region.name for region in found.regions] == ["disc"]
+    regions = read_source(replace(label_maps, min_area=50), coco_folder)
+    assert [region.name for region in regions.regions] == ["disc"]
 
 
 def test_crowds_are_skipped(coco_folder):
@@ -103,11 +111,11 @@ def test_refuses_a_source_of_neither_or_both_forms(coco_folder, annotations):
         read_source(source, coco_folder)
 
 
-def test_refuses_nothing_to_learn_from(coco_folder):
+def test_refuses_data_without_regions_to_train_on(coco_folder):
     with pytest.raises(SettingsError, match=r"data\.sources is empty"):
         read_data(DataSettings())
     edit(coco_folder, lambda content: content["annotations"].clear())
-    with pytest.raises(SettingsError, match="no region to learn from"):
+    with pytest.raises(SettingsError, match="no region to train on"):
         read_data(data(coco_folder))
 
 
@@ -134,12 +142,12 @@ def test_sample_depends_on_seed_and_number_alone(coco_folder):
     settings = run(coco_folder)
     split = read_data(settings.data)
     forward, backward = TrainingRegions(split, settings), TrainingRegions(split, settings)
-    first = [forward[Draw(number)] for number in range(6)]
-    second = [backward[Draw(number)] for number in reversed(range(6))][::-1]
+    first = [forward[SampleRequest(number)] for number in range(6)]
+    second = [backward[SampleRequest(number)] for number in reversed(range(6))][::-1]
     assert all(same(one, other) for one, other in zip(first, second, strict=True))
     assert not same(first[0], first[1])
     reseeded = TrainingRegions(split, replace(settings, schedule=ScheduleSettings(seed=1)))
-    assert not all(same(one, reseeded[Draw(number)]) for number, one in enumerate(first))
+    assert not all(same(one, reseeded[SampleRequest(number)]) for number, one in enumerate(first))
 
 
 def uneven(folder):
@@ -148,7 +156,7 @@ def uneven(folder):
 
 
 @pytest.mark.parametrize(("power", "squares"), [(0.0, 1 / 2), (1.0, 1 / 16), (0.5, 1 / (1 + 15**0.5))])
-def test_classes_are_drawn_by_their_power(coco_folder, power, squares):
+def test_class_power_decides_how_often_a_class_is_sampled(coco_folder, power, squares):
     uneven(coco_folder)
     settings = run(coco_folder, class_power=power)
     regions, rng = TrainingRegions(read_data(settings.data), settings), np.random.default_rng(0)
@@ -157,7 +165,7 @@ def test_classes_are_drawn_by_their_power(coco_folder, power, squares):
 
 
 @pytest.mark.parametrize("image_first", [True, False])
-def test_image_may_be_drawn_before_the_region(coco_folder, image_first):
+def test_image_first_samples_an_image_before_the_region(coco_folder, image_first):
     """The first image has one disc, the seven others two."""
     uneven(coco_folder)
     settings = run(coco_folder, class_power=0.0, image_first=image_first)
@@ -174,8 +182,8 @@ def test_image_may_be_drawn_before_the_region(coco_folder, image_first):
         (True, [0, 1, 3, 8, 11, 1, 1, 8, 9, 1, 1, 9, 1, 6, 5, 9, 9, 6, 6, 11, 8, 15, 8, 14]),
     ],
 )
-def test_draws_of_a_seed_are_what_they_always_were(coco_folder, image_first, drawn):
-    """Else a run begun with an older version would go on with other samples. The numbers are of version 0.1's lists."""
+def test_samples_of_a_seed_never_change_between_versions(coco_folder, image_first, drawn):
+    """Otherwise a run from an older version would resume with other samples. The numbers come from version 0.1."""
     edit(coco_folder, lambda content: [a.update(category_id=7) for i, a in enumerate(content["annotations"]) if i % 8])
     edit(coco_folder, lambda content: content["annotations"].reverse())
     again = replace(COCO, rename={"square": "ring"})
@@ -186,28 +194,28 @@ def test_draws_of_a_seed_are_what_they_always_were(coco_folder, image_first, dra
     assert [regions.draw(np.random.default_rng((3, 0, number))) for number in range(24)] == drawn
 
 
-def test_sample_without_variation_is_what_prediction_sees(coco_folder):
+def test_sample_without_augmentation_is_what_prediction_sees(coco_folder):
     settings = run(coco_folder, augment=STILL)
     split = read_data(settings.data)
-    plain = PlainRegions(split.train, settings.view, split.categories)
+    plain = UnaugmentedRegions(split.train, settings.view, split.categories)
     seen = [plain[number] for number in range(len(plain))]
     regions = TrainingRegions(split, settings)
     for number in range(10):
-        assert any(same(regions[Draw(number)], sample) for sample in seen)
+        assert any(same(regions[SampleRequest(number)], sample) for sample in seen)
 
 
-def test_sample_says_which_region_it_is_of(coco_folder):
+def test_sample_has_the_number_of_its_region(coco_folder):
     settings = run(coco_folder, augment=STILL)
     split = read_data(settings.data)
-    plain = PlainRegions(split.train, settings.view, split.categories)
+    plain = UnaugmentedRegions(split.train, settings.view, split.categories)
     regions = TrainingRegions(split, settings)
     for number in range(10):
-        sample = regions[Draw(number)]
+        sample = regions[SampleRequest(number)]
         assert same(sample, plain[sample[3]])
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
-def test_temperature_is_set_on_classes_as_they_are_drawn_and_on_sources_that_say_so(coco_folder, power):
+def test_calibration_weights_classes_as_sampled_and_uses_only_sources_that_calibrate(coco_folder, power):
     """The other source has as many regions again, so that what is drawn differs from what calibrates."""
     there = data(coco_folder).sources[0]
     split = read_data(data(coco_folder, there, replace(there, calibrate=False), holdout=0.4))
@@ -224,14 +232,14 @@ def test_temperature_is_set_on_classes_as_they_are_drawn_and_on_sources_that_say
         assert by_class[name] / sum(by_class.values()) == pytest.approx(expected / sum(drawn.values()))
 
 
-def test_refuses_sources_of_which_none_sets_the_temperature(coco_folder):
+def test_refuses_sources_if_none_calibrates(coco_folder):
     with pytest.raises(SettingsError, match="no source has calibrate = true"):
         read_data(data(coco_folder, replace(COCO, calibrate=False)))
 
 
 def test_target_is_the_class_of_the_region(coco_folder):
     split = read_data(data(coco_folder, holdout=0.0))
-    plain = PlainRegions(split.train, ViewSettings(size=32), split.categories)
+    plain = UnaugmentedRegions(split.train, ViewSettings(size=32), split.categories)
     for number, region in enumerate(split.train):
         pixels, coverage, target, its_number, *_ = plain[number]
         assert its_number == number
@@ -241,17 +249,17 @@ def test_target_is_the_class_of_the_region(coco_folder):
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 0.9])
-def test_views_have_no_content_as_often_as_told_and_nothing_is_named_in_them(coco_folder, probability):
+def test_blank_crops_have_the_probability_of_the_setting_and_no_class(coco_folder, probability):
     settings = shared(coco_folder, 6, blank=probability)
-    regions, told = (TrainingRegions(read_data(run.data), run) for run in (settings, shared(coco_folder, 6)))
+    blanked, plain = (TrainingRegions(read_data(run.data), run) for run in (settings, shared(coco_folder, 6)))
     blank = 0
     for number in range(200):
-        sample, as_it_is = regions[Draw(number)], told[Draw(number)]
+        sample, as_it_is = blanked[SampleRequest(number)], plain[SampleRequest(number)]
         assert sample.number == as_it_is.number
         np.testing.assert_array_equal(sample.coverage, as_it_is.coverage)
-        if sample.target == NOTHING:
+        if sample.target == NO_CLASS:
             blank += 1
-            assert not sample.others
+            assert not sample.extra
             assert (sample.pixels != as_it_is.pixels).any()
         else:
             assert sample.target == as_it_is.target
@@ -259,10 +267,12 @@ def test_views_have_no_content_as_often_as_told_and_nothing_is_named_in_them(coc
     assert blank / 200 == pytest.approx(probability, abs=0.08)
 
 
-def test_view_of_nothing_keeps_what_lies_outside_the_image(coco_folder):
+def test_blank_crop_keeps_the_padding_outside_the_image(coco_folder):
     settings = shared(coco_folder, 6, blank=0.9, scale=(4.0, 4.0), widen=1.0)
     regions = TrainingRegions(read_data(settings.data), settings)
-    samples = [sample for sample in (regions[Draw(number)] for number in range(40)) if sample.target == NOTHING]
+    samples = [
+        sample for sample in (regions[SampleRequest(number)] for number in range(40)) if sample.target == NO_CLASS
+    ]
     assert len(samples) > 20
     for sample in samples:
         outside = (sample.pixels == np.array(PADDING_RGB)).all(axis=2)
@@ -283,14 +293,14 @@ def shared(folder, regions_per_view, **augment):
     )
 
 
-def test_others_in_a_view_are_learned_from_with_it(coco_folder):
+def test_other_regions_in_a_crop_are_trained_on_too(coco_folder):
     settings = shared(coco_folder, 6)
     split = read_data(settings.data)
-    plain = PlainRegions(split.train, settings.view, split.categories)
+    plain = UnaugmentedRegions(split.train, settings.view, split.categories)
     regions = TrainingRegions(split, settings)
     for number in range(10):
-        sample = regions[Draw(number)]
-        (other,) = sample.others
+        sample = regions[SampleRequest(number)]
+        (other,) = sample.extra
         assert other.number != sample.number
         assert split.train.image[other.number] == split.train.image[sample.number]
         assert other.target == plain[other.number].target
@@ -298,28 +308,28 @@ def test_others_in_a_view_are_learned_from_with_it(coco_folder):
         assert other.weight == 1
 
 
-def test_no_more_regions_of_a_view_than_told(coco_folder):
+def test_crop_has_no_more_regions_than_the_setting(coco_folder):
     settings = shared(coco_folder, 1)
     regions = TrainingRegions(read_data(settings.data), settings)
-    assert not any(regions[Draw(number)].others for number in range(10))
+    assert not any(regions[SampleRequest(number)].extra for number in range(10))
 
 
-def test_others_are_flipped_with_their_view(coco_folder):
+def test_extra_regions_are_flipped_with_their_crop(coco_folder):
     straight, flipped = (
-        TrainingRegions(read_data(settings.data), settings)[Draw(3)]
+        TrainingRegions(read_data(settings.data), settings)[SampleRequest(3)]
         for settings in (shared(coco_folder, 2), shared(coco_folder, 2, flip=1.0))
     )
-    np.testing.assert_array_equal(flipped.others[0].coverage, straight.others[0].coverage[:, ::-1])
+    np.testing.assert_array_equal(flipped.extra[0].coverage, straight.extra[0].coverage[:, ::-1])
 
 
-def test_regions_that_lie_outside_a_view_are_not_learned_from(coco_folder):
+def test_regions_outside_a_crop_are_not_trained_on(coco_folder):
     settings = shared(coco_folder, 6)
     settings = replace(settings, view=ViewSettings(size=32, context=1.0, min_side=1))
     regions = TrainingRegions(read_data(settings.data), settings)
-    assert not any(regions[Draw(number)].others for number in range(20))
+    assert not any(regions[SampleRequest(number)].extra for number in range(20))
 
 
-def test_frequent_classes_weigh_less_beside_what_is_drawn(coco_folder):
+def test_extra_regions_of_frequent_classes_weigh_less(coco_folder):
     """Of n regions in 16, drawn n ** 0.5 times as often as one, each counts for its share of the draws over 1 / 16."""
     edit(coco_folder, lambda content: [a.update(category_id=3) for a in content["annotations"][3:]])
     settings = shared(coco_folder, 6)
@@ -327,12 +337,12 @@ def test_frequent_classes_weigh_less_beside_what_is_drawn(coco_folder):
     counts = split.train.counts()
     assert (counts["square"], counts["disc"]) == (15, 1)
     regions = TrainingRegions(split, settings)
-    weights = {split.names[other.target]: other.weight for n in range(60) for other in regions[Draw(n)].others}
+    weights = {split.names[other.target]: other.weight for n in range(60) for other in regions[SampleRequest(n)].extra}
     assert weights["square"] == pytest.approx(15**0.5 / (15**0.5 + 1) * 16 / 15)
     assert weights["disc"] == 1
 
 
-def test_refuses_several_regions_of_a_view_where_the_mask_acts_inside_the_trunk(coco_folder):
+def test_refuses_several_regions_per_crop_if_the_mask_acts_inside_the_trunk(coco_folder):
     with pytest.raises(SettingsError, match=r"regions_per_view is 2, but at the sites conv1 the mask acts inside"):
         TrainSettings(data=replace(data(coco_folder), regions_per_view=2))
 
@@ -345,13 +355,13 @@ def windows(folder, **augment):
 def test_windows_have_the_size_of_their_batch(coco_folder):
     settings = windows(coco_folder)
     regions = TrainingRegions(read_data(settings.data), settings)
-    for draws, _ in zip(Draws(settings, 0), range(5), strict=False):
-        batch = collate([regions[draw] for draw in draws])
-        assert tuple(batch.images.shape[1:3]) == draws[0].window_hw == tuple(batch.masks.shape[1:])
+    for requests, _ in zip(ResumableBatchSampler(settings, 0), range(5), strict=False):
+        batch = collate([regions[request] for request in requests])
+        assert tuple(batch.images.shape[1:3]) == requests[0].window_hw == tuple(batch.masks.shape[1:])
 
 
 def test_flip_reaches_windows_too(coco_folder):
-    draw = Draw(3, (24, 24))
+    draw = SampleRequest(3, (24, 24))
     samples = []
     for flip in (0.0, 1.0):
         settings = windows(coco_folder, flip=flip)
@@ -360,13 +370,13 @@ def test_flip_reaches_windows_too(coco_folder):
         np.testing.assert_array_equal(flipped, straight[:, ::-1])
 
 
-def test_crop_of_the_very_size_of_the_view_varies_all_the_same(coco_folder):
+def test_crop_that_already_has_the_crop_size_is_still_augmented(coco_folder):
     view = ViewSettings(size=32, context=2.0)  # The objects are 16 wide.
     settings = run(coco_folder, view=view, augment=replace(STILL, shift=0.4))
     split = read_data(settings.data)
-    plain = PlainRegions(split.train, view, split.categories)
+    plain = UnaugmentedRegions(split.train, view, split.categories)
     regions = TrainingRegions(split, settings)
-    assert not all(any(same(regions[Draw(n)], plain[i]) for i in range(len(plain))) for n in range(5))
+    assert not all(any(same(regions[SampleRequest(n)], plain[i]) for i in range(len(plain))) for n in range(5))
 
 
 # Batches.
@@ -376,8 +386,8 @@ def test_crop_of_the_very_size_of_the_view_varies_all_the_same(coco_folder):
 def test_shares_of_several_processes_make_up_the_batch(window):
     schedule = ScheduleSettings(steps=12, batch_size=7)
     settings = TrainSettings(schedule=schedule, window=window)
-    whole = list(Draws(settings, 0))
-    shares = [list(Draws(settings, 0, process, 3)) for process in range(3)]
+    whole = list(ResumableBatchSampler(settings, 0))
+    shares = [list(ResumableBatchSampler(settings, 0, process, 3)) for process in range(3)]
     for step, batch in enumerate(whole):
         parts = [draw for share in shares for draw in share[step]]
         assert sorted(parts, key=lambda draw: draw.number) == batch
@@ -388,21 +398,27 @@ def test_shares_of_several_processes_make_up_the_batch(window):
     ("window", "least"),
     [(WindowSettings(), 5), (WindowSettings(enabled=True, max_side=100, max_pixels=3 * 100 * 100), 3)],
 )
-def test_refuses_more_processes_than_a_batch_has_regions(window, least):
+def test_refuses_more_processes_than_a_batch_has_crops(window, least):
     settings = TrainSettings(schedule=ScheduleSettings(batch_size=5), window=replace(window, min_side=100))
-    assert all(len(batch) == 1 for batch, _ in zip(Draws(settings, 0, 0, least), range(9), strict=False))
-    with pytest.raises(SettingsError, match=f"may have {least} regions, fewer than the {least + 1} processes"):
-        Draws(settings, 0, 0, least + 1)
+    assert all(
+        len(batch) == 1 for batch, _ in zip(ResumableBatchSampler(settings, 0, 0, least), range(9), strict=False)
+    )
+    with pytest.raises(SettingsError, match=f"may have only {least} crops for {least + 1} processes"):
+        ResumableBatchSampler(settings, 0, 0, least + 1)
 
 
-def test_draws_go_on_where_a_run_was_left():
+def test_sampler_starts_at_any_step():
     settings = TrainSettings(schedule=ScheduleSettings(steps=10, batch_size=4), window=WindowSettings(enabled=True))
-    assert list(Draws(settings, 6)) == list(Draws(settings, 0))[6:]
-    assert len(Draws(settings, 6)) == 4
+    assert list(ResumableBatchSampler(settings, 6)) == list(ResumableBatchSampler(settings, 0))[6:]
+    assert len(ResumableBatchSampler(settings, 6)) == 4
 
 
-def test_no_sample_is_drawn_twice():
-    numbers = [draw.number for batch in Draws(TrainSettings(schedule=ScheduleSettings(steps=20)), 0) for draw in batch]
+def test_no_sample_number_is_used_twice():
+    numbers = [
+        draw.number
+        for batch in ResumableBatchSampler(TrainSettings(schedule=ScheduleSettings(steps=20)), 0)
+        for draw in batch
+    ]
     assert numbers == list(range(20 * 32))
 
 
@@ -422,12 +438,12 @@ def test_batch_stacks_its_samples(rng):
     assert torch.equal(batch.masks[1], torch.from_numpy(samples[1][1]))
 
 
-def test_batch_has_the_regions_that_were_drawn_before_the_others():
+def test_batch_has_the_sampled_regions_before_the_extra_ones():
     blank = np.zeros((4, 5, 3), np.uint8)
     covers = [np.full((4, 5), value, np.uint8) for value in range(5)]
     samples = [
-        Sample(blank, covers[0], 2, 8, others=(Other(covers[1], 1, 9, 0.5), Other(covers[2], 0, 7, 0.25))),
-        Sample(blank, covers[3], 0, 5, others=(Other(covers[4], 2, 6, 1.0),)),
+        Sample(blank, covers[0], 2, 8, extra=(ExtraRegion(covers[1], 1, 9, 0.5), ExtraRegion(covers[2], 0, 7, 0.25))),
+        Sample(blank, covers[3], 0, 5, extra=(ExtraRegion(covers[4], 2, 6, 1.0),)),
     ]
     batch = collate(samples)
     assert batch.image_of.tolist() == [0, 1, 0, 0, 1]
@@ -440,7 +456,7 @@ def test_batch_has_the_regions_that_were_drawn_before_the_others():
 def test_refuses_an_image_of_another_size_than_its_annotations(coco_folder):
     edit(coco_folder, lambda content: content["images"][0].update(width=60))
     split = read_data(data(coco_folder, holdout=0.0))
-    plain = PlainRegions(split.train, ViewSettings(), split.categories)
+    plain = UnaugmentedRegions(split.train, ViewSettings(), split.categories)
     assert load_image(coco_folder / "images" / "000.png").shape == (48, 48, 3)
     with pytest.raises(MaskError, match=r"000\.png: annotation 100: the mask is 60 x 48 pixels, the image 48 x 48"):
         plain[0]

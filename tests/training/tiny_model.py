@@ -30,7 +30,7 @@ SETTINGS = TrainSettings(
 
 
 def tiny_checkpoint(path: Path, settings: TrainSettings = SETTINGS, *, seed: int = 0) -> Path:
-    """Write a checkpoint of a random network whose head is large enough that answers differ."""
+    """Write a checkpoint of a random network whose head is large enough that predictions differ."""
     torch.manual_seed(seed)
     network = build_network(settings.network, classes=len(CATEGORIES), probe_size=64)
     torch.nn.init.normal_(network.head.weight, std=1.0)
@@ -40,7 +40,7 @@ def tiny_checkpoint(path: Path, settings: TrainSettings = SETTINGS, *, seed: int
 
 
 def tiny_model(folder: Path, settings: TrainSettings = SETTINGS, *, seed: int = 0) -> Path:
-    """Write a checkpoint and its model file; gives the model file."""
+    """Write a checkpoint and its model file; return the model file's path."""
     export_model(
         tiny_checkpoint(folder / f"tiny-{seed}.safetensors", settings, seed=seed), folder / f"tiny-{seed}.onnx", "fp32"
     )

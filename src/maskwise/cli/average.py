@@ -8,15 +8,15 @@ from typing import Annotated
 
 import tyro
 
-from maskwise.cli.options import needs_train
+from maskwise.extras import missing_extra
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Make one model of several runs: the mean of their weights, calibrated anew.
+    """Average the weights of several runs into one calibrated model.
 
-    The runs must share network, initial weights and data, and differ in how they learned: another seed, size or
-    schedule. Their mean often names better than each of them and costs no more than one; compare them.
+    The runs must share network, initial weights and data; seed, crop size and schedule may differ. The average is often
+    more accurate than each run and costs no more than one; compare them.
 
     Examples:
       maskwise average runs/first runs/second -o runs/both
@@ -24,19 +24,19 @@ class Command:
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
-    """Run folders or their final.safetensors; settings are the first one's."""
+    """Run folders, or their final.safetensors; settings come from the first."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """Run folder to write: final.safetensors, run.json, model.onnx."""
     size: int | None = None
-    """Side of the square that the network sees, pixels; the first run's where left out."""
+    """Crop size, pixels (default: that of the first run)."""
     name: str | None = None
-    """What the model is called; the first run's where left out."""
+    """Name of the model (default: that of the first run)."""
 
     def run(self) -> None:
-        """Average, export, and say where the model lies."""
+        """Average, export, and print the path of the model file."""
         try:
             from maskwise.training.averaging import average_runs
             from maskwise.training.exporting import export_run
         except ModuleNotFoundError as error:
-            raise needs_train(error) from error
+            raise missing_extra(error, "train") from error
         print(export_run(average_runs(self.runs, self.output, size=self.size, name=self.name)))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from maskwise.cli.options import needs_train
+from maskwise.extras import missing_extra
+from maskwise.training.settings import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Make a model file of a training checkpoint.
+    """Make a model file from a training checkpoint.
 
-    Refused, with nothing written, unless ONNX Runtime's numbers agree with torch's.
+    The file is written only if ONNX Runtime's numbers agree with torch's.
 
     Examples:
       maskwise export runs/first/final.safetensors -o model.onnx
@@ -25,16 +26,16 @@ class Command:
     checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """A run's checkpoint (safetensors)."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """The model file to write (.onnx)."""
-    storage: Literal["auto", "int8", "fp16", "fp32"] = "auto"
-    """Of the weights; auto: int8 if it costs under half a point on the held-out regions, else fp16."""
+    """Model file to write (.onnx)."""
+    storage: Storage = "auto"
+    """How to store weights. auto: int8 if it costs less than half a point of held-out accuracy, otherwise fp16."""
 
     def run(self) -> None:
-        """Export and say how it went."""
+        """Export, and print size, storage and accuracy."""
         try:
             from maskwise.training.exporting import export_model
         except ModuleNotFoundError as error:
-            raise needs_train(error) from error
+            raise missing_extra(error, "train") from error
         report = export_model(self.checkpoint, self.output, self.storage)
         print(
             f"{self.output}: {report.megabytes} MB, {report.storage};"

@@ -8,16 +8,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from maskwise.cli.options import needs_train
+from maskwise.extras import missing_extra
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Make a checkpoint of a weight file that the method's author published.
+    """Make a checkpoint from a weight file that the method's author published.
 
-    Known are the ResNet-50 nets for COCO objects and materials and the ResNet-101 of the generator-evaluator-selector
-    system. The file is read as tensors alone; nothing else in it is unpickled. The network is fed RGB, as the author's
-    evaluation of single images does; some of the training scripts fed BGR.
+    Supported: the ResNet-50 networks for COCO objects and for materials, and the ResNet-101 of the
+    generator-evaluator-selector system. Only tensors are read; nothing else in the file is unpickled. The network gets
+    RGB, as in the author's evaluation of single images; some of the training scripts used BGR.
 
     Examples:
       maskwise import-eppel weights.torch -o eppel.safetensors --classes names.txt
@@ -25,21 +25,21 @@ class Command:
     """
 
     weights: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="WEIGHTS")]
-    """The published file (torch.save)."""
+    """Published weight file (torch.save)."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """The checkpoint to write (.safetensors)."""
+    """Checkpoint to write (.safetensors)."""
     classes: Path | None = None
-    """Text file with the classes' names in the order of the net's outputs, one a line; else they are numbered."""
+    """Text file with class names in the order of the network's outputs, one per line (default: numbers)."""
     merge: Literal["multiply", "add"] | None = None
-    """Of files whose branch is called ValeLayers, with one layer per site: nothing in them tells. COCO's first release
-    multiplies, materials add."""
+    """How the mask acts. Needed only for files with ValeLayers and one layer per site, which do not say. multiply:
+    COCO's first release; add: materials."""
 
     def run(self) -> None:
-        """Import and say what was found."""
+        """Import, and print what the file contains."""
         try:
             from maskwise.training.eppel import import_weights
         except ModuleNotFoundError as error:
-            raise needs_train(error) from error
+            raise missing_extra(error, "train") from error
         from maskwise.data.label_maps import read_class_names
 
         names = read_class_names(self.classes) if self.classes else None
@@ -48,5 +48,5 @@ class Command:
         network = checkpoint.settings.network
         print(
             f"{self.output}: {network.trunk}, {network.merge} at {', '.join(network.sites)},"
-            f" {len(checkpoint.categories)} classes{'' if names else ', numbered: --classes FILE names them'}"
+            f" {len(checkpoint.categories)} classes{'' if names else ', numbered (name them with --classes FILE)'}"
         )

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from maskwise.cli.options import needs_train, parse_flags
+from maskwise.cli.options import parse_flags
+from maskwise.extras import missing_extra
 from maskwise.training.settings import TrainSettings, read_recipe
 
 
@@ -16,11 +17,11 @@ from maskwise.training.settings import TrainSettings, read_recipe
 class Command:
     """Train a model on COCO files and label maps.
 
-    A recipe (TOML) gives the settings, flags override it. The run folder gets checkpoints, a TensorBoard log, run.json
-    and model.onnx; started again on the same folder, a run goes on from its last checkpoint. Several GPUs or machines:
-    start it with torchrun or accelerate launch (docs/training.md).
+    A recipe (TOML) gives the settings; flags override it. The run folder gets checkpoints, a TensorBoard log, run.json
+    and model.onnx. An interrupted run resumes when you repeat the command. For several GPUs or machines use torchrun or
+    accelerate launch (docs/training.md).
 
-    Look at the data first: --dry-run trains nothing and draws what the network would get.
+    Preview the data first: --dry-run trains nothing and draws what the network would see.
 
     Examples:
       maskwise train recipes/resnet50.toml -o runs/resnet50 --dry-run
@@ -32,38 +33,38 @@ class Command:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/model")
     """Run folder; made if missing."""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Train nothing: draw ten samples of the first batches into dry-run.png, count, and look for the weights."""
+    """Train nothing: draw the first ten samples into dry-run.png, print counts, and try to load the weights."""
     settings: Annotated[TrainSettings, tyro.conf.arg(name="")] = field(default_factory=TrainSettings)
     """All settings."""
 
     def run(self) -> None:
-        """Train, export, and say where the model lies."""
+        """Train, export, and print the path of the model file."""
         if self.dry_run:
-            self._look()
+            self._preview()
             return
         try:
-            from maskwise.training.distributed import is_main
+            from maskwise.training.distributed import is_main_process
             from maskwise.training.exporting import export_run
             from maskwise.training.loop import train
         except ModuleNotFoundError as error:
-            raise needs_train(error) from error
+            raise missing_extra(error, "train") from error
         final = train(self.settings, self.output)
-        if is_main():
+        if is_main_process():
             print(export_run(final))
 
-    def _look(self) -> None:
+    def _preview(self) -> None:
         try:
             from maskwise.training.preview import check_files, dry_run
         except ModuleNotFoundError as error:
-            raise needs_train(error) from error
-        picture, facts = dry_run(self.settings, self.output)
-        print(f"{picture}: what the network gets")
-        print("\n".join(facts))
+            raise missing_extra(error, "train") from error
+        picture, lines = dry_run(self.settings, self.output)
+        print(f"{picture}: what the network sees")
+        print("\n".join(lines))
         check_files(self.settings)
 
 
 def parse(args: list[str]) -> Command:
-    """Read the flags; a first argument that is not a flag is a recipe, whose settings are the flags' defaults.
+    """Read the flags. If the first argument is not a flag, it is a recipe with the flags' defaults.
 
     Raises:
         SettingsError: the recipe cannot be used.
@@ -73,5 +74,5 @@ def parse(args: list[str]) -> Command:
         try:
             settings, args = read_recipe(args[0]), args[1:]
         except ModuleNotFoundError as error:
-            raise needs_train(error) from error
+            raise missing_extra(error, "train") from error
     return parse_flags(Command, args, "maskwise train [RECIPE.toml]", Command(settings=settings))

@@ -1,4 +1,4 @@
-"""Augmentations: variations of a sample's crop, mask and colours."""
+"""Data augmentation: random variations of a sample's crop, mask and colours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maskwise.views.view import View
 
 
 def jitter_crop(view: View, settings: AugmentSettings, rng: np.random.Generator) -> View:
-    """A square crop scaled and moved."""
+    """Return a square crop, randomly scaled and moved."""
     x0, y0, x1, _ = view.box_xyxy
     side = x1 - x0
     low, high = np.log(settings.scale)
@@ -27,16 +27,16 @@ def jitter_crop(view: View, settings: AugmentSettings, rng: np.random.Generator)
 
 
 def widen_crop(view: View, image_hw: tuple[int, int], settings: AugmentSettings, rng: np.random.Generator) -> View:
-    """A square crop inside a larger one, anywhere in it, as where several regions share a view.
+    """Return a larger square crop that contains the given one at a random place, as in crops that regions share.
 
-    The larger crop is no wider than the image's longer side, and lies in the image where it fits there; else it lies
-    anywhere that leaves as little as possible outside.
+    The larger crop is at most as wide as the image's longer side. It lies inside the image if it fits; otherwise as
+    little as possible lies outside.
 
     Args:
         view: the crop.
         image_hw: the image's height and width, pixels.
-        settings: says by how much.
-        rng: source of size and place.
+        settings: of the augmentation.
+        rng: random generator.
     """
     x0, y0, x1, _ = view.box_xyxy
     side = x1 - x0
@@ -47,30 +47,30 @@ def widen_crop(view: View, image_hw: tuple[int, int], settings: AugmentSettings,
 
 
 def _inward(start: int, side: int, slack: int, limit: int, rng: np.random.Generator) -> int:
-    """Where a window begins that holds [start, start + side) and `slack` more, inside [0, limit) if it may be."""
+    """Return a random start of an interval `slack` longer than [start, start + side), inside [0, limit) if it fits."""
     low, high = start - slack, start
     low, high = max(low, min(0, high)), min(high, max(limit - side - slack, low))
     return int(rng.integers(min(low, high), max(low, high) + 1))
 
 
 def jitter_flip(view: View, settings: AugmentSettings, rng: np.random.Generator) -> View:
-    """A view perhaps mirrored."""
+    """Return the view, mirrored at random."""
     return replace(view, flip=bool(rng.random() < settings.flip))
 
 
 def window_view(mask: Mask, size_hw: tuple[int, int], rng: np.random.Generator) -> View:
-    """A random window that holds the region's box, or lies inside it where the box is larger.
+    """Return a random window that contains the region's box, or lies inside it if the box is larger.
 
-    An image smaller than the window is enlarged as little as makes it fit.
+    An image smaller than the window is enlarged until it fits, and no more.
 
     Args:
         mask: the region.
         size_hw: height and width of the batch, pixels.
-        rng: source of the window's place.
+        rng: random generator.
 
     Source:
-        S. Eppel's training scripts (arXiv:1812.00291). There the enlarged image is made before the window is cut;
-        here both are one view, so that a region of few pixels is never resized twice.
+        S. Eppel's training scripts (arXiv:1812.00291). They enlarge the image, then cut the window; here both are one
+        view, so that a region of few pixels is never resized twice.
     """
     enlarge = max(size_hw[0] / mask.image_hw[0], size_hw[1] / mask.image_hw[1], 1.0)
     x, y, w, h = mask.box_xywh
@@ -86,14 +86,14 @@ def _window_start(start: int, length: int, window: int, limit: int, rng: np.rand
     return int(rng.integers(low, high + 1)) if low <= high else low
 
 
-def window_batch(settings: WindowSettings, most: int, rng: np.random.Generator) -> tuple[tuple[int, int], int]:
-    """Height, width and number of samples of one batch of windows."""
+def window_batch(settings: WindowSettings, max_samples: int, rng: np.random.Generator) -> tuple[tuple[int, int], int]:
+    """Return height and width (pixels) and the number of samples of one batch of windows."""
     height, width = (int(side) for side in rng.integers(settings.min_side, settings.max_side + 1, 2))
-    return (height, width), max(min(most, settings.max_pixels // (height * width)), 1)
+    return (height, width), max(min(max_samples, settings.max_pixels // (height * width)), 1)
 
 
-def sloppy_mask(mask: Mask, settings: AugmentSettings, rng: np.random.Generator) -> Mask:
-    """Now and then, the mask as a hasty person or a segmenter might have drawn it; never empty."""
+def jitter_mask(mask: Mask, settings: AugmentSettings, rng: np.random.Generator) -> Mask:
+    """Return the mask with random mask noise, at the probability in the settings; never empty."""
     if rng.random() >= settings.mask_jitter:
         return mask
     kind = NOISE_KINDS[rng.integers(len(NOISE_KINDS))]
@@ -102,12 +102,12 @@ def sloppy_mask(mask: Mask, settings: AugmentSettings, rng: np.random.Generator)
     )
 
 
-def without_content(shape: tuple[int, ...], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Pixels that show nothing: black, white or some colour, half of the time with noise on it.
+def blank_pixels(shape: tuple[int, ...], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """Return pixels that show nothing: black, white or a random colour; half of the time with noise.
 
     Args:
         shape: height, width and 3.
-        rng: source of colour and noise.
+        rng: random generator.
     """
     colour = (0, 255, rng.uniform(0, 255, 3))[rng.integers(3)]
     noise = rng.uniform(0, 128) if rng.random() < 0.5 else 0.0
@@ -117,7 +117,7 @@ def without_content(shape: tuple[int, ...], rng: np.random.Generator) -> UInt8[n
 def jitter_colours(
     pixels: UInt8[np.ndarray, "h w 3"], settings: AugmentSettings, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Brightness, contrast and saturation each times a random factor."""
+    """Return the pixels with brightness, contrast and saturation each multiplied by a random factor."""
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     for adjust, spread in (
         (tv.adjust_brightness, settings.brightness),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,28 +15,33 @@ from torch.utils.data import DataLoader, Dataset
 
 from maskwise.errors import MaskwiseError
 
-AHEAD = 4
-"""Batches that each worker makes ahead."""
-NOTHING = -1
-"""Target of a view without content, in which no class is to be named."""
+PREFETCHED_BATCHES = 4
+"""Batches that each worker prefetches."""
+NO_CLASS = -1
+"""Target of a blank crop, in which no class is right."""
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """An image that could not be read: its path, and the whole message."""
-
-    name: str
-    why: str
-
-
-class Other(NamedTuple):
-    """A further region that lies in a view.
+class UnreadableImage:
+    """An image that could not be read.
 
     Attributes:
-        coverage: how much of each pixel of the view it covers.
+        path: of the image file.
+        reason: the whole error message.
+    """
+
+    path: str
+    reason: str
+
+
+class ExtraRegion(NamedTuple):
+    """Another region inside a crop, trained on together with the region that the crop was made for.
+
+    Attributes:
+        coverage: how much of each pixel of the crop it covers, 0 to 255.
         target: class index.
-        number: of the region.
-        weight: of its loss, beside that of the region which the view was drawn for, 0 to 1.
+        number: its index among the regions.
+        weight: of its loss, 0 to 1; the region that the crop was made for has weight 1.
     """
 
     coverage: UInt8[np.ndarray, "h w"]
@@ -46,38 +51,38 @@ class Other(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A view of a region, as the network takes it.
+    """A crop of a region, as the network takes it.
 
     Attributes:
-        pixels: RGB.
-        coverage: how much of each pixel the region covers.
-        target: class index, or `NOTHING`.
-        number: of the region, in the tuple that it is from.
-        skipped: images that were drawn for it before and could not be read.
-        others: further regions in the view that are learned from.
+        pixels: RGB, 0 to 255.
+        coverage: how much of each pixel the region covers, 0 to 255.
+        target: class index, or `NO_CLASS`.
+        number: the region's index among the regions it comes from.
+        skipped: images that were sampled first and could not be read.
+        extra: other regions in the crop to train on.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
     coverage: UInt8[np.ndarray, "h w"]
     target: int
     number: int
-    skipped: tuple[Skipped, ...] = ()
-    others: tuple[Other, ...] = ()
+    skipped: tuple[UnreadableImage, ...] = ()
+    extra: tuple[ExtraRegion, ...] = ()
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Views of several regions, as `RegionClassifier` takes them.
+class RegionBatch:
+    """Crops of several regions, as `RegionClassifier` takes them.
 
     Attributes:
-        images: RGB; the views.
-        masks: how much of each pixel of its view a region covers; first the regions that the views were drawn for, in
-            the views' order, then the others.
-        image_of: which view each region lies in.
-        targets: class indices, or `NOTHING`.
-        numbers: of the regions, in the tuple that they are from.
-        weights: of the regions' losses.
-        skipped: images that could not be read, one for each time.
+        images: RGB crops, 0 to 255.
+        masks: how much of each pixel of its crop a region covers, 0 to 255. First the regions that the crops were made
+            for, in the order of the crops, then the extra regions.
+        image_of: index of the crop that each region lies in.
+        targets: class indices, or `NO_CLASS`.
+        numbers: indices of the regions among those they come from.
+        weights: weights of the regions' losses, 0 to 1.
+        skipped: images that could not be read, once for each time one was sampled.
     """
 
     images: UInt8[Tensor, "v h w 3"]
@@ -86,23 +91,30 @@ class Batch:
     targets: Int64[Tensor, " n"]
     numbers: Int64[Tensor, " n"]
     weights: Float32[Tensor, " n"]
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[UnreadableImage, ...] = ()
 
-    def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+    def to(self, device: torch.device) -> RegionBatch:
+        """Return the batch on a device."""
+        return replace(
+            self,
+            images=self.images.to(device),
+            masks=self.masks.to(device),
+            image_of=self.image_of.to(device),
+            targets=self.targets.to(device),
+            numbers=self.numbers.to(device),
+            weights=self.weights.to(device),
+        )
 
 
-def collate(items: list[Sample | Skipped]) -> Batch:
-    """Samples to one batch, without those whose images could not be read."""
+def collate(items: Sequence[Sample | UnreadableImage]) -> RegionBatch:
+    """Combine samples into one batch; unreadable images go into `skipped`."""
     samples = [item for item in items if isinstance(item, Sample)]
     skipped = [image for item in items for image in (item.skipped if isinstance(item, Sample) else [item])]
-    regions = [(view, Other(s.coverage, s.target, s.number, 1.0)) for view, s in enumerate(samples)]
-    regions += [(view, other) for view, s in enumerate(samples) for other in s.others]
-    return Batch(
-        images=_stacked([s.pixels for s in samples], (0, 0, 3)),
-        masks=_stacked([region.coverage for _, region in regions], (0, 0)),
+    regions = [(view, ExtraRegion(s.coverage, s.target, s.number, 1.0)) for view, s in enumerate(samples)]
+    regions += [(view, extra) for view, s in enumerate(samples) for extra in s.extra]
+    return RegionBatch(
+        images=_stack([s.pixels for s in samples], (0, 0, 3)),
+        masks=_stack([region.coverage for _, region in regions], (0, 0)),
         image_of=torch.tensor([view for view, _ in regions], dtype=torch.int64),
         targets=torch.tensor([region.target for _, region in regions], dtype=torch.int64),
         numbers=torch.tensor([region.number for _, region in regions], dtype=torch.int64),
@@ -111,52 +123,57 @@ def collate(items: list[Sample | Skipped]) -> Batch:
     )
 
 
-def _stacked(arrays: list[np.ndarray], blank: tuple[int, ...]) -> Tensor:
-    return torch.from_numpy(np.stack(arrays) if arrays else np.empty((0, *blank), np.uint8))
+def _stack(arrays: Sequence[UInt8[np.ndarray, ...]], empty_shape: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays) if arrays else np.empty((0, *empty_shape), np.uint8))
 
 
-class _Told(Dataset):
-    """Samples, or in their place the errors to be raised where the batches are read.
+class _ErrorsAsItems(Dataset[Any]):
+    """Samples; an error is returned in place of its sample and raised where the batch is read.
 
-    A DataLoader would make the worker's traceback the message.
+    If a worker raised the error, the DataLoader would make the worker's traceback the message.
     """
 
-    def __init__(self, samples: Dataset) -> None:
+    def __init__(self, samples: Dataset[Sample | UnreadableImage]) -> None:
         self.samples = samples
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.samples)  # type: ignore[arg-type]  # Asked only where there is no batch sampler.
 
-    def __getitem__(self, key: Any) -> Sample | Skipped | MaskwiseError:
+    def __getitem__(self, key: Any) -> Sample | UnreadableImage | MaskwiseError:
         try:
             return self.samples[key]
         except MaskwiseError as error:
             return error
 
 
-def _collate_told(items: list[Sample | Skipped | MaskwiseError]) -> Batch | MaskwiseError:
-    return next((item for item in items if isinstance(item, MaskwiseError)), None) or collate(items)
+def _collate_or_error(items: list[Sample | UnreadableImage | MaskwiseError]) -> RegionBatch | MaskwiseError:
+    samples = []
+    for item in items:
+        if isinstance(item, MaskwiseError):
+            return item
+        samples.append(item)
+    return collate(samples)
 
 
-def read_batches(samples: Dataset, workers: int, **options: Any) -> Iterator[Batch]:
-    """Batches of samples, made by worker processes.
+def read_batches(samples: Dataset[Sample | UnreadableImage], workers: int, **options: Any) -> Iterator[RegionBatch]:
+    """Yield batches of samples, made by worker processes.
 
     Args:
-        samples: `TrainingRegions` or `PlainRegions`.
-        workers: how many; 0: the calling process makes them.
-        **options: of `torch.utils.data.DataLoader`: how samples come to batches.
+        samples: `TrainingRegions` or `UnaugmentedRegions`.
+        workers: number of worker processes; 0: make batches in the calling process.
+        **options: of `torch.utils.data.DataLoader`, for example `batch_size` or `batch_sampler`.
 
     Raises:
-        MaskwiseError: whatever the samples raise, with its own message.
+        MaskwiseError: an error of a sample, with its own message.
     """
-    loader = DataLoader(
-        _Told(samples),
-        collate_fn=_collate_told,
+    loader: DataLoader[Any] = DataLoader(
+        _ErrorsAsItems(samples),
+        collate_fn=_collate_or_error,
         num_workers=workers,
-        worker_init_fn=_one_thread,
-        # Not forked: OpenCV's thread pool does not survive a fork, and the first resize in the child then hangs.
+        worker_init_fn=_use_one_thread,
+        # Not fork: OpenCV's thread pool does not survive it, and the first resize in the child hangs.
         multiprocessing_context="forkserver" if workers else None,
-        prefetch_factor=AHEAD if workers else None,
+        prefetch_factor=PREFETCHED_BATCHES if workers else None,
         **options,
     )
     for batch in loader:
@@ -165,6 +182,6 @@ def read_batches(samples: Dataset, workers: int, **options: Any) -> Iterator[Bat
         yield batch
 
 
-def _one_thread(_worker: int) -> None:
+def _use_one_thread(_worker: int) -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -1,9 +1,10 @@
-"""Build networks from settings: the only place where a setting meets a tensor."""
+"""Build networks from settings; networks themselves know no settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import timm
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from maskwise.errors import ModelError, SettingsError
 from maskwise.training.network import HardAttention, RegionClassifier, Site, SoftAttention, find_sites
-from maskwise.training.settings import NetworkSettings, expand
+from maskwise.training.settings import NetworkSettings, expand_variables
 
 PUBLISHED_MEAN_RGB = (123.68, 116.779, 103.939)
 PUBLISHED_STD_RGB = (65.0, 65.0, 65.0)
@@ -27,13 +28,13 @@ def build_network(
     Args:
         settings: trunk, sites, merge and head.
         classes: number of logits.
-        weights: of the trunk: `random`, `timm`, or a safetensors file in timm's (for ResNets also torchvision's) names.
+        weights: of the trunk: `random`, `timm`, or a safetensors file with timm's names (ResNets: or torchvision's).
         probe_size: side of the square image on which the layout of sites is found, pixels.
-        teacher_width: of a teacher's embeddings, which are learned beside the names; 0: no teacher.
+        teacher_width: length of the teacher's embeddings; 0: no teacher.
 
     Raises:
-        SettingsError: no such trunk or site, or a trunk that the branch does not fit.
-        ModelError: weights that cannot be had or do not fit.
+        SettingsError: there is no such trunk or site, or the branch does not fit the trunk.
+        ModelError: the weights cannot be loaded or do not fit.
     """
     trunk = _build_trunk(settings, weights)
     try:
@@ -41,11 +42,11 @@ def build_network(
     except KeyError as error:
         names = ", ".join(name for name, _ in trunk.named_children())
         raise SettingsError(
-            f"trunk {settings.trunk} has no module {error}; accepted are input, features, {names} and what lies in them"
+            f"trunk {settings.trunk} has no module {error}; accepted are input, features, {names} and their submodules"
         ) from error
     except (ValueError, AssertionError, RuntimeError) as error:
         raise SettingsError(
-            f"trunk {settings.trunk} cannot take an image of {probe_size} pixels, or a site there: {error}"
+            f"trunk {settings.trunk} cannot take images of {probe_size} pixels, or a site does not fit: {error}"
         ) from error
     mean, std = _normalisation(settings, trunk)
     return RegionClassifier(
@@ -66,7 +67,7 @@ def _attention(site: Site, settings: NetworkSettings) -> nn.Module:
         return HardAttention()
     if settings.branch_stride == 2 and site.reduction != 2:
         raise SettingsError(
-            f"branch_stride 2 fits features at half the image's size; {site.name} is at 1/{site.reduction}"
+            f"branch_stride 2 needs features at half the image's size; {site.name} is at 1/{site.reduction}"
         )
     return SoftAttention(site.channels, settings.merge, initial=settings.initial, stride=settings.branch_stride)
 
@@ -74,7 +75,7 @@ def _attention(site: Site, settings: NetworkSettings) -> nn.Module:
 def _normalisation(settings: NetworkSettings, trunk: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if settings.normalisation == "published":
         return PUBLISHED_MEAN_RGB, PUBLISHED_STD_RGB
-    config = trunk.pretrained_cfg
+    config = cast("dict[str, Any]", trunk.pretrained_cfg)
     return tuple(255 * m for m in config["mean"]), tuple(255 * s for s in config["std"])
 
 
@@ -89,54 +90,54 @@ def _build_trunk(settings: NetworkSettings, weights: str) -> nn.Module:
         raise SettingsError(
             f"trunk {settings.trunk} does not take trunk_options {settings.trunk_options}: {error}"
         ) from error
-    except Exception as error:  # The hub raises errors of many libraries when it cannot be reached.
+    except Exception as error:  # An unreachable hub raises errors of many libraries.
         if weights != "timm":
             raise
         raise ModelError(
-            f"timm's pretrained weights of {settings.trunk} cannot be had ({type(error).__name__}: {error}); connect"
-            " to the internet, or give a safetensors file: --weights FILE"
+            f"timm's pretrained weights of {settings.trunk} cannot be downloaded ({type(error).__name__}: {error});"
+            " connect to the internet, or give a safetensors file: --weights FILE"
         ) from error
     if settings.stride_in_1x1:
         _move_stride(settings.trunk, trunk)
     if weights not in ("timm", "random"):
-        load_trunk(trunk, Path(expand(weights)))
+        load_trunk(trunk, Path(expand_variables(weights, setting="weights")))
     return trunk
 
 
-def _move_stride(name: str, trunk: nn.Module) -> None:
-    """Stride of a stage into its first 1x1 convolution: the layout that the original ResNet weights were trained in."""
+def _move_stride(name: str, trunk: Any) -> None:
+    """Move each stage's stride into its first 1x1 convolution, as in the original ResNet weights."""
     if not hasattr(trunk, "layer1") or not hasattr(trunk.layer1[0], "conv3"):
-        raise SettingsError(f"stride_in_1x1 fits ResNets with bottlenecks, not {name}")
+        raise SettingsError(f"stride_in_1x1 needs a ResNet with bottlenecks, not {name}")
     for stage in (trunk.layer2, trunk.layer3, trunk.layer4):
         stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, stage[0].conv1.stride
 
 
 def load_trunk(trunk: nn.Module, path: Path) -> None:
-    """Load pretrained weights from a safetensors file; a classifier of its own in it is left out.
+    """Load pretrained weights from a safetensors file, without its classifier.
 
     Raises:
-        ModelError: no such file, not safetensors, or its names or shapes do not fit the trunk; the message lists them.
+        ModelError: there is no such file, it is not safetensors, or names or shapes do not fit; the message lists them.
     """
     tensors = read_safetensors(path)
     wanted = trunk.state_dict()
     missing = [name for name in wanted if name not in tensors and not name.endswith("num_batches_tracked")]
     extra = [name for name in tensors if name not in wanted and not name.startswith(("fc.", "head.", "classifier."))]
-    odd = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
-    if missing or extra or odd:
+    misshapen = [name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape]
+    if missing or extra or misshapen:
         raise ModelError(
-            f"{path}: does not fit the trunk: missing {missing[:5]}, unknown {extra[:5]}, of other shape {odd[:5]}"
+            f"{path}: does not fit the trunk: missing {missing[:5]}, unknown {extra[:5]}, wrong shape {misshapen[:5]}"
         )
     trunk.load_state_dict({name: tensors[name] for name in wanted if name in tensors}, strict=False)
 
 
 def read_safetensors(path: Path) -> Mapping[str, Tensor]:
-    """All tensors of a safetensors file, halves as float32.
+    """Return all tensors of a safetensors file, float16 as float32.
 
     Raises:
-        ModelError: no such file, or not safetensors.
+        ModelError: there is no such file, or it is not safetensors.
     """
     if not path.is_file():
-        raise ModelError(f"{path}: no such weights file; give a safetensors file, or `timm` to download timm's own")
+        raise ModelError(f"{path}: no such weights file; give a safetensors file, or `timm` to download timm's weights")
     try:
         return {name: t.float() if t.dtype == torch.float16 else t for name, t in load_file(path).items()}
     except SafetensorError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -30,8 +31,8 @@ class Checkpoint:
         categories: the classes, in the order of the logits.
         step: optimiser steps done.
         temperature: calibrated at the end of the run; 1 before.
-        record: what is known of the run: counts, versions, seconds.
-        tensors: named `model.X`, `average.X`, `optimiser.PARAMETER.STATE`.
+        record: what is known about the run: counts, versions, seconds.
+        tensors: named `model.NAME`, `average.NAME` and `optimiser.PARAMETER.STATE`.
     """
 
     settings: TrainSettings
@@ -41,22 +42,22 @@ class Checkpoint:
     record: dict[str, Any]
     tensors: dict[str, Tensor]
 
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors under a prefix, without it."""
+    def tensors_under(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors whose names begin with a prefix and a dot, named without them."""
         return {name.removeprefix(prefix + "."): t for name, t in self.tensors.items() if name.startswith(prefix + ".")}
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The weights to use: averaged where the run averages."""
-        return self.part("average") or self.part("model")
+        """The weights to predict with: the moving average if there is one."""
+        return self.tensors_under("average") or self.tensors_under("model")
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all.
 
         Raises:
-            InputError: it cannot be written, as where the disk is full; a file that was there before still is.
+            InputError: it cannot be written, for example because the disk is full; an older file stays.
         """
-        about = {
+        content = {
             "format": FORMAT,
             "settings": settings_to_dict(self.settings),
             "categories": [asdict(category) for category in self.categories],
@@ -65,26 +66,26 @@ class Checkpoint:
             "record": self.record,
         }
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
-        write_tensors(path, tensors, {"maskwise": json.dumps(about)})
+        write_tensors(path, tensors, {"maskwise": json.dumps(content)})
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file, whole or not at all.
 
     Raises:
-        InputError: it cannot be written, as where the disk is full.
+        InputError: it cannot be written, for example because the disk is full.
     """
     with whole_file(path) as temporary:
         try:
             save_file(tensors, temporary, metadata=metadata)
-        except SafetensorError as error:  # How it tells what would be an OSError elsewhere.
+        except SafetensorError as error:  # Its name for what is an OSError elsewhere.
             raise OSError(str(error)) from error
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes killed while they wrote a file of tensors have left beside it."""
+    """Remove temporary files beside a file of tensors that killed processes left."""
     atomic_files.remove_leftovers(path)
-    for leftover in path.parent.glob(".tmp??????"):  # safetensors writes to a temporary file of its own first.
+    for leftover in path.parent.glob(".tmp??????"):  # safetensors first writes a temporary file of its own.
         leftover.unlink(missing_ok=True)
 
 
@@ -102,33 +103,38 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise ModelError(f"{path}: is not a safetensors file ({error})") from error
-    about = json.loads(metadata.get("maskwise", "{}"))
-    if about.get("format") != FORMAT:
+    content = json.loads(metadata.get("maskwise", "{}"))
+    if content.get("format") != FORMAT:
         raise ModelError(
-            f"{path}: is not a Maskwise checkpoint; a run folder's checkpoint.safetensors or final.safetensors is"
+            f"{path}: is not a Maskwise checkpoint; give a run folder's checkpoint.safetensors or final.safetensors"
         )
     return Checkpoint(
-        settings=settings_from_dict(about["settings"], str(path)),
-        categories=tuple(Category(**category) for category in about["categories"]),
-        step=about["step"],
-        temperature=about["temperature"],
-        record=about["record"],
+        settings=settings_from_dict(content["settings"], str(path)),
+        categories=tuple(Category(**category) for category in content["categories"]),
+        step=content["step"],
+        temperature=content["temperature"],
+        record=content["record"],
         tensors=tensors,
     )
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state as tensors named `PARAMETER.STATE`."""
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    """Return the optimiser's state as tensors named `PARAMETER.STATE`."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in network.named_parameters()}
     return {f"{names[p]}.{key}": value for p, state in optimiser.state.items() for key, value in state.items()}
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, network: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put state as `optimiser_tensors` gave it back."""
+    """Restore the optimiser's state from the tensors of `optimiser_tensors`."""
     parameters = dict(network.named_parameters())
     for name, value in tensors.items():
         parameter, key = name.rsplit(".", 1)
         like = parameters[parameter]
-        # In the parameter's own memory format: fused optimisers go through both by address, not by index.
+        # Fused optimisers need the parameter's own memory format: they go through both by address, not by index.
         restored = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
         optimiser.state[like][key] = restored.to(like.device)
+
+
+def unwrapped_optimiser(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Return torch's optimiser from inside accelerate's wrapper."""
+    return optimiser.optimizer if isinstance(optimiser, AcceleratedOptimizer) else optimiser

@@ -1,8 +1,8 @@
-"""Training data: regions of several sources as one, and samples drawn from them.
+"""Training data: regions of several sources, and samples drawn from them.
 
-A sample depends on the seed and its number alone, not on what was drawn before. So a resumed run sees what the
-unbroken run would have seen, whatever the number of worker processes. An image that cannot be read is skipped: another
-region is drawn for its sample, by the same rule, and the sample says so.
+A sample depends only on the seed and its number, not on earlier samples. A resumed run therefore sees what an
+uninterrupted run would have seen, whatever the number of worker processes. An unreadable image is skipped: another
+region is sampled in its place by the same rule, and the sample records it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -27,38 +27,38 @@ from maskwise.data.masks import Mask, check_size
 from maskwise.data.regions import Category, LabelledRegion, Regions, RegionSet, by_first_mention
 from maskwise.errors import ImageError, InputError, MaskError, SettingsError
 from maskwise.training.augment import (
+    blank_pixels,
     jitter_colours,
     jitter_crop,
     jitter_flip,
-    sloppy_mask,
+    jitter_mask,
     widen_crop,
     window_batch,
     window_view,
-    without_content,
 )
-from maskwise.training.batches import NOTHING, Other, Sample, Skipped
-from maskwise.training.settings import DataSettings, SourceSettings, TrainSettings, expand
+from maskwise.training.batches import NO_CLASS, ExtraRegion, Sample, UnreadableImage
+from maskwise.training.settings import DataSettings, SourceSettings, TrainSettings, data_folder
 from maskwise.views.view import View, ViewSettings
 
-LEAST_SEEN = 0.5
-"""A region belongs to a view that was drawn for another if so much of its area lies in it ..."""
-LEAST_SIDE = 1 / 16
-"""... and its box is at least so long, of the view's side: of a ViT of patches of 14 at 224 pixels, a patch."""
-LOOKED_AT = 4
-"""So many regions of the image are tried for each that a view may have: reading masks takes time."""
-TRIES = 32
-"""Draws for one sample, all of them of images that cannot be read, after which a run is given up."""
+MIN_VISIBLE_SHARE = 0.5
+"""An extra region must have at least this share of its area inside the crop, ..."""
+MIN_SIDE_SHARE = 1 / 16
+"""... and the longer side of its box must be at least this share of the crop's: one patch of 14 pixels in 224."""
+CANDIDATES_PER_REGION = 4
+"""Regions of the image to try for each extra region that is wanted. Bounded, since reading masks takes time."""
+MAX_TRIES = 32
+"""Regions to try for one sample. If none of their images can be read, the run fails."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The regions of all sources, apart by image.
+    """The regions of all sources, divided by image into a training set and a held-out set.
 
     Attributes:
-        categories: all classes, in order of first mention; ids are the first source's where it has them.
-        train: learned from.
-        holdout: never learned from: for calibration and for choosing.
-        calibrates: of each held-out region, whether it sets the temperature.
+        categories: all classes, in order of first mention; ids are the first source's where it has the class.
+        train: regions to train on.
+        holdout: regions that are never trained on, for validation and calibration.
+        calibrates: for each held-out region, whether it sets the temperature.
     """
 
     categories: tuple[Category, ...]
@@ -68,11 +68,11 @@ class Split:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classes' names, in the order of the logits."""
+        """Names of the classes, in the order of the logits."""
         return tuple(category.name for category in self.categories)
 
     def digest(self) -> str:
-        """Changes with the classes and with the regions' places, names and images, not with where the folders lie."""
+        """Return a short text that depends on classes and regions, and not on where the folders are."""
         digest = hashlib.sha256(repr(self.names).encode())
         for part in (self.train, self.holdout):
             digest.update(repr(part.names).encode())
@@ -81,15 +81,15 @@ class Split:
                 digest.update(column.tobytes())
         return digest.hexdigest()[:16]
 
-    def holding(self, numbers: Sequence[int]) -> Split:
-        """The same with some of its held-out regions, those of the given numbers, in that order."""
+    def with_holdout(self, numbers: Sequence[int]) -> Split:
+        """Return the split with only the held-out regions of the given indices, in that order."""
         chosen = np.array(numbers, dtype=np.int64)
         return replace(self, holdout=self.holdout.only(chosen), calibrates=self.calibrates[chosen])
 
     def calibration_weights(self, class_power: float) -> Float[Tensor, " holdout"]:
-        """What each held-out region counts for when the temperature is set.
+        """Return the weight of each held-out region when the temperature is set.
 
-        Together the regions of a class count for as much as the class is drawn while training.
+        The weights of a class add up in proportion to how often the class is sampled in training.
 
         Args:
             class_power: `DataSettings.class_power`.
@@ -103,12 +103,12 @@ class Split:
 
 
 def read_source(source: SourceSettings, root: Path, *, images_required: bool = True) -> RegionSet:
-    """The regions of one source, crowds left out, classes ignored and renamed as it says.
+    """Read the regions of one source: without crowds, classes ignored and renamed as the source says.
 
     Args:
         source: the source.
-        root: folder that it is relative to.
-        images_required: refuse a COCO file that names an image which is not there.
+        root: folder that relative paths start from.
+        images_required: whether a COCO file that names a missing image is refused.
 
     Raises:
         SettingsError: neither or both of annotations and label_maps.
@@ -131,27 +131,30 @@ def read_data(settings: DataSettings) -> Split:
     """Read every source and hold out a part of its images.
 
     Raises:
-        SettingsError: no source, or nothing left to learn from.
+        SettingsError: there is no source, no source calibrates, no region is left to train on, or a path is relative
+            and data_root is not set.
         AnnotationError: see `read_source`.
     """
     if not settings.sources:
         raise SettingsError("data.sources is empty; name at least one folder of images with annotations or label maps")
     if not any(source.calibrate for source in settings.sources):
-        raise SettingsError("no source has calibrate = true, so nothing would set the temperature; let one of them")
-    root = Path(expand(settings.data_root))
+        raise SettingsError(
+            "no source has calibrate = true, so nothing would set the temperature; set it for one source"
+        )
+    root = data_folder(settings.data_root, settings.sources)
     sets = [read_source(source, root, images_required=False) for source in settings.sources]
-    regions = Regions.joined([found.regions for found in sets])
-    calibrates = np.repeat([source.calibrate for source in settings.sources], [len(found.regions) for found in sets])
+    regions = Regions.joined([one.regions for one in sets])
+    calibrates = np.repeat([source.calibrate for source in settings.sources], [len(one.regions) for one in sets])
     held_out = np.array([_held_out(file, settings.holdout) for file in regions.images], dtype=bool)[regions.image]
     if held_out.all():
-        raise SettingsError("the sources have no region to learn from")
+        raise SettingsError("the sources have no region to train on")
     return Split(
         _merge_categories(sets), regions.only(~held_out), regions.only(held_out), calibrates[held_out].astype(bool)
     )
 
 
 def _held_out(file: bytes, fraction: float) -> bool:
-    """By a hash of the file's name: the same on every machine, and unmoved when images are added."""
+    """Decide by a hash of the file name: the same on every machine, and stable when images are added."""
     digest = hashlib.sha256(os.path.basename(file)).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < fraction
 
@@ -167,45 +170,50 @@ def _merge_categories(sets: list[RegionSet]) -> tuple[Category, ...]:
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One sample to be made: its number in the run, and the size of its window (none: the region's own view)."""
+class SampleRequest:
+    """A sample to make.
+
+    Attributes:
+        number: of the sample in the run.
+        window_hw: height and width of its random window, pixels; None: a crop around the region.
+    """
 
     number: int
     window_hw: tuple[int, int] | None = None
 
 
 def batch_shape(settings: TrainSettings, step: int) -> tuple[tuple[int, int] | None, int]:
-    """Window size (none: each region's own view) and number of regions of a step's batch, over all processes."""
+    """Return a batch's window size (None: crops around regions) and its number of crops, over all processes."""
     window, schedule = settings.window, settings.schedule
     if not window.enabled:
         return None, schedule.batch_size
     return window_batch(window, schedule.batch_size, np.random.default_rng((schedule.seed, 1, step)))
 
 
-class Draws(Sampler[list[Draw]]):
-    """Batches of sample numbers from one step on; of several processes, each takes its share of every batch.
+class ResumableBatchSampler(Sampler[list[SampleRequest]]):
+    """Batches of sample requests, starting at any step; several processes share every batch.
 
-    A batch is the same, whatever the number of processes: its samples are dealt out to them like cards.
+    A batch does not depend on the number of processes: process p takes every n-th sample, starting at the p-th.
     """
 
     def __init__(self, settings: TrainSettings, first_step: int, process: int = 0, processes: int = 1) -> None:
-        """Deal out a run's samples.
+        """Start at a step.
 
         Args:
             settings: of the run.
-            first_step: steps before it are done.
-            process: whose share it is, from 0.
-            processes: how many there are.
+            first_step: the first step to yield; earlier ones are done.
+            process: index of this process, from 0.
+            processes: number of processes.
 
         Raises:
-            SettingsError: a batch may have too few regions for each process to get one.
+            SettingsError: a batch may have fewer crops than there are processes.
         """
-        window, least = settings.window, settings.schedule.batch_size
+        window, smallest = settings.window, settings.schedule.batch_size
         if window.enabled:
-            least = min(least, max(window.max_pixels // window.max_side**2, 1))
-        if least < processes:
+            smallest = min(smallest, max(window.max_pixels // window.max_side**2, 1))
+        if smallest < processes:
             raise SettingsError(
-                f"a batch may have {least} regions, fewer than the {processes} processes; start fewer, or raise"
+                f"a batch may have only {smallest} crops for {processes} processes; start fewer processes, or raise"
                 f" schedule.batch_size{' and window.max_pixels' if window.enabled else ''}"
             )
         self.settings = settings
@@ -216,12 +224,12 @@ class Draws(Sampler[list[Draw]]):
     def __len__(self) -> int:
         return self.settings.schedule.steps - self.first_step
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleRequest]]:
         schedule = self.settings.schedule
         for step in range(self.first_step, schedule.steps):
             size_hw, count = batch_shape(self.settings, step)
             first = step * schedule.batch_size
-            yield [Draw(first + i, size_hw) for i in range(self.process, count, self.processes)]
+            yield [SampleRequest(first + i, size_hw) for i in range(self.process, count, self.processes)]
 
 
 @lru_cache(maxsize=16)
@@ -229,8 +237,8 @@ def _recent_image(path: Path) -> Pixels:
     return load_image(path)
 
 
-def image_of(region: LabelledRegion, mask: Mask) -> Pixels:
-    """The image of a region, the latest few of them kept.
+def load_region_image(region: LabelledRegion, mask: Mask) -> Pixels:
+    """Return the image of a region, from a cache of the last few images.
 
     Raises:
         ImageError: it cannot be read.
@@ -244,69 +252,69 @@ def image_of(region: LabelledRegion, mask: Mask) -> Pixels:
     return image
 
 
-class TrainingRegions(Dataset):
-    """Samples drawn at random: class by its weight, then a region of it, then its variations."""
+class TrainingRegions(Dataset[Sample]):
+    """Random training samples: sample a class, then a region of it, then its augmentations."""
 
     def __init__(self, split: Split, settings: TrainSettings) -> None:
         self.settings = settings
         self.regions = split.train
         self.targets = split.train.numbered({name: i for i, name in enumerate(split.names)})
-        # Classes, and the images of each, are drawn from in the order of first mention.
+        # Classes, and the images of each class, are in order of first mention.
         classes = groups = by_first_mention(self.regions.name)
         if settings.data.image_first:
             images = len(self.regions.images)
             groups = by_first_mention(self.regions.name.astype(np.int64) * images + self.regions.image)
         self._order = np.lexsort((groups, classes))
-        self._groups = _bounds(groups[self._order])
-        self._classes = _bounds(classes[self._order][self._groups[:-1]])
+        self._groups = _run_bounds(groups[self._order])
+        self._classes = _run_bounds(classes[self._order][self._groups[:-1]])
         counts = np.bincount(classes).astype(float)
         weights = counts**settings.data.class_power
         self._probabilities = weights / weights.sum()
-        # Others come as often as they lie near what is drawn: their weights make up for it, but for rare classes,
-        # which are drawn often enough.
+        # Extra regions occur as often as they lie near sampled ones. Their weights restore the classes' frequencies,
+        # except for rare classes, which are sampled often enough.
         self._weights = np.minimum(self._probabilities * len(classes) / counts, 1.0)[classes]
-        self._of_image = _Companions(split.train.image) if settings.data.regions_per_view > 1 else None
+        self._by_image = _RegionsByImage(split.train.image) if settings.data.regions_per_view > 1 else None
 
     def draw(self, rng: np.random.Generator) -> int:
-        """The number of a region, at random."""
-        group = _between(self._classes, rng.choice(len(self._probabilities), p=self._probabilities), rng)
-        return int(self._order[_between(self._groups, group, rng)])
+        """Return the index of a random region."""
+        group = _random_in_run(self._classes, rng.choice(len(self._probabilities), p=self._probabilities), rng)
+        return int(self._order[_random_in_run(self._groups, group, rng)])
 
-    def __getitem__(self, draw: Draw) -> Sample:
-        """A sample; where images cannot be read, of the first region drawn for it whose image can.
+    def __getitem__(self, request: SampleRequest) -> Sample:
+        """Return a sample of the first region drawn for it whose image can be read.
 
         Raises:
-            InputError: none of `TRIES` can.
-            AnnotationError, MaskError: a mask cannot be made, or is of another size than its image.
+            InputError: none of `MAX_TRIES` images can be read.
+            AnnotationError, MaskError: a mask cannot be made, or does not have the size of its image.
         """
-        skipped: list[Skipped] = []
+        skipped: list[UnreadableImage] = []
         blank = self.settings.augment.blank
-        for attempt in range(TRIES):
-            key = (self.settings.schedule.seed, 0, draw.number, attempt)
+        for attempt in range(MAX_TRIES):
+            key = (self.settings.schedule.seed, 0, request.number, attempt)
             rng = np.random.default_rng(key if attempt else key[:3])
             number = self.draw(rng)
             try:
-                view, pixels, coverage = self._render(self.regions[number], draw, rng)
+                view, pixels, coverage = self._render(self.regions[number], request, rng)
                 if blank and rng.random() < blank:
-                    image = without_content((*self.regions[number].read_mask().image_hw, 3), rng)
-                    return Sample(view.show(image), coverage, NOTHING, number, tuple(skipped))
-                others = tuple(self._others(number, view, rng))
+                    image = blank_pixels((*self.regions[number].read_mask().image_hw, 3), rng)
+                    return Sample(view.show(image), coverage, NO_CLASS, number, tuple(skipped))
+                extra = tuple(self._extra_regions(number, view, rng))
             except ImageError as error:
-                skipped.append(Skipped(str(self.regions[number].image_path), str(error)))
+                skipped.append(UnreadableImage(str(self.regions[number].image_path), str(error)))
                 continue
-            return Sample(pixels, coverage, int(self.targets[number]), number, tuple(skipped), others)
+            return Sample(pixels, coverage, int(self.targets[number]), number, tuple(skipped), extra)
         raise InputError(
-            f"most images cannot be read: {TRIES} in a row, the last of them: {skipped[-1].why}; mend the data, then"
+            f"most images cannot be read: {MAX_TRIES} in a row; the last: {skipped[-1].reason}; repair the data, then"
             " start the run again"
         )
 
     def _render(
-        self, region: LabelledRegion, draw: Draw, rng: np.random.Generator
-    ) -> tuple[View, np.ndarray, np.ndarray]:
+        self, region: LabelledRegion, request: SampleRequest, rng: np.random.Generator
+    ) -> tuple[View, UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
         augment = self.settings.augment
-        mask = sloppy_mask(region.read_mask(), augment, rng)
-        if draw.window_hw is not None:
-            view = window_view(mask, draw.window_hw, rng)
+        mask = jitter_mask(region.read_mask(), augment, rng)
+        if request.window_hw is not None:
+            view = window_view(mask, request.window_hw, rng)
         elif self.settings.view.kind == "crop":
             view = jitter_crop(self.settings.view.view(mask), augment, rng)
             if augment.widen > 1:
@@ -314,26 +322,26 @@ class TrainingRegions(Dataset):
         else:
             view = self.settings.view.view(mask)
         view = jitter_flip(view, augment, rng)
-        pixels, coverage = view.render(image_of(region, mask), mask)
+        pixels, coverage = view.render(load_region_image(region, mask), mask)
         return view, jitter_colours(pixels, augment, rng), coverage
 
-    def _others(self, number: int, view: View, rng: np.random.Generator) -> Iterator[Other]:
-        """Further regions that lie in a view, in random order, as many as may be."""
+    def _extra_regions(self, number: int, view: View, rng: np.random.Generator) -> Iterator[ExtraRegion]:
+        """Yield other regions that lie in a crop, in random order, up to the number that is wanted."""
         wanted = self.settings.data.regions_per_view - 1
-        if self._of_image is None:
+        if self._by_image is None:
             return
-        for other in self._of_image.of(number, rng)[: LOOKED_AT * wanted].tolist():
+        for other in self._by_image.others(number, rng)[: CANDIDATES_PER_REGION * wanted].tolist():
             if not wanted:
                 return
             mask = self.regions[other].read_mask()
-            image_of(self.regions[other], mask)  # Refuses a mask of another size.
-            if _lies_in(mask, view):
-                coverage = view.cover(sloppy_mask(mask, self.settings.augment, rng))
-                yield Other(coverage, int(self.targets[other]), other, float(self._weights[other]))
+            load_region_image(self.regions[other], mask)  # Refuses a mask that does not have the image's size.
+            if _is_visible(mask, view):
+                coverage = view.cover(jitter_mask(mask, self.settings.augment, rng))
+                yield ExtraRegion(coverage, int(self.targets[other]), other, float(self._weights[other]))
                 wanted -= 1
 
 
-class _Companions:
+class _RegionsByImage:
     """The regions of each image."""
 
     def __init__(self, image: Int32[np.ndarray, " regions"]) -> None:
@@ -341,33 +349,33 @@ class _Companions:
         self._order = np.argsort(image, kind="stable")
         self._sorted = image[self._order]
 
-    def of(self, number: int, rng: np.random.Generator) -> Int64[np.ndarray, " others"]:
-        """The numbers of the other regions of a region's image, in random order."""
+    def others(self, number: int, rng: np.random.Generator) -> Int64[np.ndarray, " others"]:
+        """Return the indices of the other regions in a region's image, in random order."""
         first, last = (np.searchsorted(self._sorted, self._image[number], side) for side in ("left", "right"))
-        found = self._order[first:last]
-        return rng.permutation(found[found != number])
+        in_image = self._order[first:last]
+        return rng.permutation(in_image[in_image != number])
 
 
-def _lies_in(mask: Mask, view: View) -> bool:
-    """Whether enough of a region is seen in a view, and large enough."""
+def _is_visible(mask: Mask, view: View) -> bool:
+    """Return whether enough of a region lies in a crop, and the region is large enough there."""
     x0, y0, x1, y1 = view.box_xyxy
-    if max(mask.box_xywh[2:]) < LEAST_SIDE * max(x1 - x0, y1 - y0):
+    if max(mask.box_xywh[2:]) < MIN_SIDE_SHARE * max(x1 - x0, y1 - y0):
         return False
-    return bool(np.count_nonzero(mask.crop(x0, y0, x1, y1)) >= LEAST_SEEN * mask.area)
+    return bool(np.count_nonzero(mask.crop(x0, y0, x1, y1)) >= MIN_VISIBLE_SHARE * mask.area)
 
 
-def _bounds(rising: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " bounds"]:
-    """Where each run of one value begins, and where the last one ends."""
-    return np.append(np.flatnonzero(np.diff(rising, prepend=-1)), len(rising))
+def _run_bounds(ascending: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " bounds"]:
+    """Return where each run of equal values begins, and where the last one ends."""
+    return np.append(np.flatnonzero(np.diff(ascending, prepend=-1)), len(ascending))
 
 
-def _between(bounds: Int64[np.ndarray, " n"], run: int, rng: np.random.Generator) -> int:
-    """A place in a run, at random."""
+def _random_in_run(bounds: Int64[np.ndarray, " n"], run: int, rng: np.random.Generator) -> int:
+    """Return a random position in a run."""
     return int(bounds[run] + rng.integers(bounds[run + 1] - bounds[run]))
 
 
-class PlainRegions(Dataset):
-    """Given regions as prediction would see them, in order."""
+class UnaugmentedRegions(Dataset[Sample | UnreadableImage]):
+    """Regions as prediction sees them, in the given order."""
 
     def __init__(self, regions: Sequence[LabelledRegion], view: ViewSettings, categories: tuple[Category, ...]) -> None:
         self.regions = regions
@@ -377,17 +385,17 @@ class PlainRegions(Dataset):
     def __len__(self) -> int:
         return len(self.regions)
 
-    def __getitem__(self, number: int) -> Sample | Skipped:
-        """A region by number; in its place, where its image cannot be read, what is wrong with it.
+    def __getitem__(self, number: int) -> Sample | UnreadableImage:
+        """Return the sample of a region, or the error if its image cannot be read.
 
         Raises:
-            AnnotationError, MaskError: its mask cannot be made, or is of another size than its image.
+            AnnotationError, MaskError: its mask cannot be made, or does not have the size of its image.
         """
         region = self.regions[number]
         try:
             mask = region.read_mask()
-            image = image_of(region, mask)
+            image = load_region_image(region, mask)
         except ImageError as error:
-            return Skipped(str(region.image_path), str(error))
+            return UnreadableImage(str(region.image_path), str(error))
         pixels, coverage = self.view.view(mask).render(image, mask)
         return Sample(pixels, coverage, self.index[region.name], number)

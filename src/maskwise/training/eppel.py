@@ -1,7 +1,7 @@
-"""The author's own weight files as our checkpoints.
+"""Import the weight files that the author of the method published.
 
-They are `torch.save`d dictionaries of tensors, read as such and never unpickled otherwise. Which network they are of is
-told by their names and shapes alone.
+They are dictionaries of tensors written by `torch.save`; only tensors are unpickled. Names and shapes of the tensors
+decide which network they belong to.
 
 Source:
     S. Eppel, arXiv:1812.00291 and arXiv:1908.09108, and the weight files published with them.
@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -36,11 +36,11 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class _Branch:
-    """How a file's branch is laid out.
+    """Layout of a file's attention branch.
 
     Attributes:
-        settings: of the network with that branch.
-        names: our name of each of the file's layers.
+        settings: of the network with this branch.
+        names: our names of the file's layers.
     """
 
     settings: NetworkSettings
@@ -50,22 +50,23 @@ class _Branch:
 def import_weights(
     path: Path, *, names: tuple[str, ...] | None = None, merge: Literal["multiply", "add"] | None = None
 ) -> Checkpoint:
-    """Read a published weight file.
+    """Read a published weight file as a checkpoint.
 
     Args:
         path: the file.
-        names: of the classes, in the order of its logits; left out, they are called by number.
-        merge: what a file of `ValeLayers` with one layer per site does: nothing in the file tells. Of other files None.
+        names: of the classes, in the order of its logits (default: numbers).
+        merge: needed for files with `ValeLayers` and one layer per site, which do not say how they merge. None for
+            other files.
 
     Raises:
-        SettingsError: merge is given where the file tells, or is not where it does not.
-        ModelError: not a file of tensors, or of another layout; the message says what was expected and found. Or
-            there are more or fewer names than logits.
+        SettingsError: merge is needed and missing, or is given and not needed.
+        ModelError: the file has something other than tensors, or another layout; the message says what was expected and
+            found. Or the number of names is wrong.
     """
     tensors = read_tensors(path)
     branch = _branch(tensors, merge, path)
     if merge not in (None, branch.settings.merge) or (merge == "add" and "ValeLayers.0" not in branch.names):
-        raise SettingsError(f"{path}: its branch is known to {branch.settings.merge}; leave merge out")
+        raise SettingsError(f"{path}: its branch is known: {branch.settings.merge}; do not give merge")
     weights = {_our_name(name, branch): tensor.float() for name, tensor in tensors.items()}
     classes = tensors["Net.fc.bias"].numel() if "Net.fc.bias" in tensors else 0
     _check_fit(path, weights, branch.settings, classes)
@@ -89,25 +90,25 @@ def import_weights(
 
 
 def read_tensors(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a `torch.save`d dictionary.
+    """Return the tensors of a dictionary written by `torch.save`.
 
     Raises:
-        ModelError: no such file, or anything but a dictionary of tensors is in it.
+        ModelError: there is no such file, or it is not a dictionary of tensors only.
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such weights file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # Of damaged bytes torch raises errors of many kinds.
+    except Exception as error:  # For damaged bytes torch raises many kinds of errors.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"{path}: is not a file of tensors alone, and nothing else is unpickled; give a state dict written by"
+            f"{path}: is not a file of tensors only, and nothing else is unpickled; give a state dict written by"
             f" torch.save ({reason})"
         ) from error
     named = isinstance(content, dict) and all(isinstance(name, str) for name in content)
     if not named or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors; give a state dict")
-    return content
+        raise ModelError(f"{path}: has a {type(content).__name__}, not a dictionary of tensors; give a state dict")
+    return cast("dict[str, Tensor]", content)
 
 
 def _branch(tensors: Mapping[str, Tensor], merge: Literal["multiply", "add"] | None, path: Path) -> _Branch:
@@ -129,7 +130,7 @@ def _branch(tensors: Mapping[str, Tensor], merge: Literal["multiply", "add"] | N
             if widths == once:
                 if merge is None:
                     raise SettingsError(
-                        f"{path}: nothing in it tells whether its branch multiplies or adds; give --merge multiply"
+                        f"{path}: does not say whether its branch multiplies or adds; give --merge multiply"
                         " (COCO's first release) or --merge add (materials)"
                     )
                 named = {layer: f"branch.{number}.{merge}" for number, layer in enumerate(layers)}
@@ -141,7 +142,9 @@ def _branch(tensors: Mapping[str, Tensor], merge: Literal["multiply", "add"] | N
     raise _unknown(path, tensors)
 
 
-def _settings(trunk: str, sites: tuple[str, ...], merge: Literal["multiply", "add", "both"], **more) -> NetworkSettings:
+def _settings(
+    trunk: str, sites: tuple[str, ...], merge: Literal["multiply", "add", "both"], **more: Any
+) -> NetworkSettings:
     return NetworkSettings(trunk=trunk, sites=sites, merge=merge, normalisation="published", **more)
 
 
@@ -155,7 +158,7 @@ def _our_name(name: str, branch: _Branch) -> str:
 
 
 def _check_fit(path: Path, weights: dict[str, Tensor], settings: NetworkSettings, classes: int) -> None:
-    """Refuse what does not fit; counts of batches, which torch's oldest files lack, are filled in."""
+    """Refuse weights that do not fit. Add batch counts, which files of old torch versions lack."""
     with torch.device("meta"):
         wanted = build_network(settings, classes=max(classes, 1), probe_size=64).state_dict()
     for name, tensor in wanted.items():
@@ -166,18 +169,18 @@ def _check_fit(path: Path, weights: dict[str, Tensor], settings: NetworkSettings
         raise _unknown(path, weights, wanted)
 
 
-def _unknown(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor] | None = None) -> ModelError:
+def _unknown(path: Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor] | None = None) -> ModelError:
     if wanted is None:
-        return ModelError(f"{path}: is of a layout that is not known. Expected {EXPECTED}. Found {_listed(found)}")
-    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    odd = [
-        f"{name} {tuple(found[name].shape)} for {tuple(tensor.shape)}"
+        return ModelError(f"{path}: has an unknown layout. Expected {EXPECTED}. Found {_listed(tensors)}")
+    missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    misshapen = [
+        f"{name} {tuple(tensors[name].shape)} for {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
-        if name in found and found[name].shape != tensor.shape
+        if name in tensors and tensors[name].shape != tensor.shape
     ]
     return ModelError(
         f"{path}: does not fit its layout, {EXPECTED}. In our names: missing {missing[:5]}, unknown {unknown[:5]},"
-        f" of other shape {odd[:5]}"
+        f" wrong shape {misshapen[:5]}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Evaluate a network on the held-out regions during training."""
+"""Predict the held-out set during training, for validation and calibration."""
 
 from __future__ import annotations
 
@@ -15,105 +15,103 @@ from torch import Tensor, nn
 from maskwise.data.regions import LabelledRegion
 from maskwise.errors import InputError
 from maskwise.tasks.calibration import fit_temperature
-from maskwise.training.batches import Skipped, read_batches
-from maskwise.training.data import PlainRegions, Split
+from maskwise.tasks.metrics import micro_accuracy
+from maskwise.training.batches import UnreadableImage, read_batches
+from maskwise.training.data import Split, UnaugmentedRegions
 from maskwise.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a network says of regions.
+class HeldOutOutputs:
+    """Outputs of a network on held-out regions.
 
     Attributes:
-        logits: a row for each region whose image can be read.
-        targets: their class indices.
-        numbers: which of the given regions they are, rising.
-        skipped: the images that cannot be read.
+        logits: one row per region whose image can be read.
+        targets: class indices of their true names.
+        numbers: their indices among the given regions, ascending.
+        skipped: images that cannot be read.
     """
 
     logits: Float[Tensor, "n classes"]
     targets: Int64[Tensor, " n"]
     numbers: Int64[Tensor, " n"]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[UnreadableImage, ...]
 
     @property
     def accuracy(self) -> float:
-        """Share that is named right."""
-        return (self.logits.argmax(dim=1) == self.targets).float().mean().item()
+        """Micro accuracy, 0 to 1."""
+        return micro_accuracy(self.logits.argmax(dim=1).numpy(), self.targets.numpy())
 
 
-def temperature_of(
-    logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"], split: Split, class_power: float
-) -> float:
-    """The temperature under which the held-out regions' names are most likely, each class weighed as it is drawn.
+def holdout_temperature(outputs: HeldOutOutputs, split: Split, class_power: float) -> float:
+    """Return the temperature that makes the true names of held-out regions most likely, classes weighted as sampled.
 
     Args:
-        logits: of the held-out regions, in order.
-        targets: their class indices.
-        split: has the regions.
+        outputs: of every held-out region of the split, in order.
+        split: with only the regions that have outputs (`Split.with_holdout`).
         class_power: `DataSettings.class_power`.
     """
-    return fit_temperature(logits.numpy(), targets.numpy(), split.calibration_weights(class_power).numpy())
+    weights = split.calibration_weights(class_power)
+    return fit_temperature(outputs.logits.numpy(), outputs.targets.numpy(), weights.numpy())
 
 
-def holdout_answers(
+def predict_holdout(
     network: nn.Module, split: Split, settings: TrainSettings, accelerator: accelerate.Accelerator | None = None
-) -> Answers:
-    """Answers on the held-out regions; several processes share the work, and each gets all answers.
+) -> HeldOutOutputs:
+    """Return the outputs on the held-out set. Several processes share the work, and each gets all outputs.
 
-    What is skipped is told to the process that could not read it alone.
+    `skipped` has only the images that this process could not read.
 
     Args:
         network: takes images and masks.
         split: has the regions.
         settings: of the run: view, batch size, workers.
-        accelerator: where and how exactly it computes; left out, on the processor in float32. Of several processes
-            all must call.
+        accelerator: device and precision (default: CPU, float32). If it has several processes, all must call this.
 
     Raises:
         InputError: most of the images cannot be read.
     """
     index, count = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     share = split.holdout[index::count]
-    own = answers_on(network, share, split, settings, accelerator)
-    parts = [(own.logits, own.targets, own.numbers * count + index)]
+    own = predict_regions(network, share, split, settings, accelerator)
+    shares = [(own.logits, own.targets, own.numbers * count + index)]
     if count > 1:
-        parts = gather_object(parts)
-    logits, targets, numbers = (torch.cat(each) for each in zip(*parts, strict=True))
+        shares = gather_object(shares)
+    logits, targets, numbers = (torch.cat(each) for each in zip(*shares, strict=True))
     if 2 * len(numbers) < len(split.holdout):
         raise InputError(
-            f"most held-out images cannot be read: those of {len(split.holdout) - len(numbers)} in"
-            f" {len(split.holdout)} regions; mend the data, then start again"
+            f"most held-out images cannot be read: those of {len(split.holdout) - len(numbers)} of"
+            f" {len(split.holdout)} regions; repair the data, then start again"
         )
     order = numbers.argsort()
-    return Answers(logits[order], targets[order], numbers[order], own.skipped)
+    return HeldOutOutputs(logits[order], targets[order], numbers[order], own.skipped)
 
 
-def answers_on(
+def predict_regions(
     network: nn.Module,
     regions: Sequence[LabelledRegion],
     split: Split,
     settings: TrainSettings,
     accelerator: accelerate.Accelerator | None = None,
-) -> Answers:
-    """Answers on regions seen as prediction sees them.
+) -> HeldOutOutputs:
+    """Return the outputs on regions, seen as prediction sees them.
 
     Args:
         network: takes images and masks.
         regions: the regions.
-        split: says which classes there are.
+        split: has the classes.
         settings: of the run: view, batch size, workers.
-        accelerator: where and how exactly it computes; left out, on the processor in float32.
+        accelerator: device and precision (default: CPU, float32).
     """
     processes = accelerator.num_processes if accelerator else 1
     batches = read_batches(
-        PlainRegions(regions, settings.view, split.categories),
+        UnaugmentedRegions(regions, settings.view, split.categories),
         settings.data.workers,
         batch_size=1 if settings.view.kind == "whole" else max(settings.schedule.batch_size // processes, 1),
     )
     network.eval()
     logits, targets, numbers = [], [], []
-    skipped: list[Skipped] = []
+    skipped: list[UnreadableImage] = []
     device = accelerator.device if accelerator else torch.device("cpu")
     with torch.no_grad(), accelerator.autocast() if accelerator else nullcontext():
         for batch in batches:
@@ -124,5 +122,5 @@ def answers_on(
                 numbers.append(batch.numbers)
     if not logits:
         none = torch.empty(0, dtype=torch.int64)
-        return Answers(torch.empty(0, len(split.categories)), none, none, tuple(skipped))
-    return Answers(torch.cat(logits), torch.cat(targets), torch.cat(numbers), tuple(skipped))
+        return HeldOutOutputs(torch.empty(0, len(split.categories)), none, none, tuple(skipped))
+    return HeldOutOutputs(torch.cat(logits), torch.cat(targets), torch.cat(numbers), tuple(skipped))

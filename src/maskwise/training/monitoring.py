@@ -1,4 +1,4 @@
-"""Logs of a run: held-out metrics, the worst mistakes, the speed."""
+"""What the log of a run shows: metrics of the held-out set, its worst regions, the speed."""
 
 from __future__ import annotations
 
@@ -14,50 +14,52 @@ from maskwise.data.images import Pixels
 from maskwise.reports.contact_sheet import Tile, make_contact_sheet
 from maskwise.reports.formatting import percent
 from maskwise.tasks.metrics import macro_accuracy, micro_accuracy
-from maskwise.training.batches import Skipped
-from maskwise.training.data import PlainRegions, Split
+from maskwise.training.batches import UnreadableImage
+from maskwise.training.data import Split, UnaugmentedRegions
 from maskwise.views.view import ViewSettings
 
-HARD = 15
-"""As many of the worst held-out regions are drawn."""
+HARDEST_SHOWN = 15
+"""Held-out regions on the contact sheet of the worst."""
 
 
 def holdout_scalars(
     logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"], names: Sequence[str]
 ) -> dict[str, float]:
-    """Loss and accuracies of the held-out regions, by the log's names; of the classes that have some, each apart.
+    """Return log loss and accuracies (0 to 1) of the held-out set, keyed by their names in the log.
+
+    Classes without a held-out region have no entry.
 
     Args:
         logits: of every held-out region.
         targets: class index of its true name.
-        names: of the classes, in the logits' order.
+        names: of the classes, in the order of the logits.
     """
     predicted = logits.argmax(dim=1)
-    found = {
+    scalars = {
         "holdout/loss": F.cross_entropy(logits, targets).item(),
-        "holdout/accuracy": micro_accuracy(predicted.numpy(), targets.numpy()),
-        "holdout/accuracy_classes": macro_accuracy(predicted.numpy(), targets.numpy()),
+        "holdout/micro_accuracy": micro_accuracy(predicted.numpy(), targets.numpy()),
+        "holdout/macro_accuracy": macro_accuracy(predicted.numpy(), targets.numpy()),
     }
-    for index in targets.unique().tolist():
+    for index in sorted(set(targets.tolist())):
         of_class = predicted[targets == index]
-        found[f"holdout/class/{names[index]}"] = (of_class == index).float().mean().item()
-    return found
+        scalars[f"holdout/class/{names[index]}"] = (of_class == index).float().mean().item()
+    return scalars
 
 
-def hardest(
-    logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"], count: int = HARD
+def hardest_regions(
+    logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"], count: int = HARDEST_SHOWN
 ) -> Int64[Tensor, " hardest"]:
-    """The regions of the highest loss, the worst first; arguments as in `holdout_scalars`."""
+    """Return the indices of the regions with the highest log loss, highest first; arguments as in `holdout_scalars`."""
     losses = F.cross_entropy(logits, targets, reduction="none")
     return losses.argsort(descending=True, stable=True)[:count]
 
 
-def hard_examples(
+def hardest_sheet(
     logits: Float[Tensor, "n classes"], targets: Int64[Tensor, " n"], split: Split, view: ViewSettings
 ) -> Pixels | None:
-    """The held-out regions that were got most wrong, each as the network sees it; None where no image can be read.
+    """Draw a contact sheet of the hardest held-out regions as the network sees them; None if no image can be read.
 
-    Under each stand its true name, the name that it was told with its probability (not calibrated), and the image file.
+    Each caption has the true name, the predicted name with its probability (not calibrated), and the image file.
 
     Args:
         logits: of every held-out region.
@@ -65,18 +67,18 @@ def hard_examples(
         split: has the regions.
         view: which part of the image the network sees.
     """
-    seen = PlainRegions(split.holdout, view, split.categories)
+    regions = UnaugmentedRegions(split.holdout, view, split.categories)
     probabilities = logits.softmax(dim=1)
     tiles = []
-    for number in hardest(logits, targets).tolist():
-        sample = seen[number]
-        if isinstance(sample, Skipped):  # It could be read a moment ago, or by another machine.
+    for number in hardest_regions(logits, targets).tolist():
+        sample = regions[number]
+        if isinstance(sample, UnreadableImage):  # It was readable a moment ago, or on another machine.
             continue
         pixels, coverage, *_ = sample
-        told = int(probabilities[number].argmax())
+        predicted = int(probabilities[number].argmax())
         lines = (
-            split.names[targets[number]],
-            f"told: {split.names[told]} {percent(probabilities[number, told].item())}",
+            split.names[int(targets[number])],
+            f"predicted: {split.names[predicted]} {percent(probabilities[number, predicted].item())}",
             split.holdout[number].image_path.name,
         )
         tiles.append(Tile(pixels, coverage, lines))
@@ -84,14 +86,14 @@ def hard_examples(
 
 
 class Throughput:
-    """Images per second of training since it was last asked, without what is paused."""
+    """Images per second since the last call of `rate`, without pauses."""
 
     def __init__(self) -> None:
         self.images = 0
         self._since = time.perf_counter()
 
     def rate(self) -> float:
-        """Images counted since the last call over the seconds since then; both begin anew."""
+        """Return the images counted since the last call per second; restart both counts."""
         now = time.perf_counter()
         rate = self.images / (now - self._since)
         self.images, self._since = 0, now
@@ -99,7 +101,7 @@ class Throughput:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done inside takes no time."""
+        """Stop the clock in the block."""
         start = time.perf_counter()
         yield
         self._since += time.perf_counter() - start

@@ -6,32 +6,37 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maskwise.training.settings import Initial, Pool
+
 Side = int | torch.SymInt
-"""A side of an image; a symbol while a graph is exported."""
+"""Side of an image, pixels; a symbol while a graph is exported."""
 
 INPUT_SITE = "input"
 """The site before the trunk: the normalised image itself."""
 LAST_SITE = "features"
-"""The site after the trunk: its last features. With no other, all regions of an image share one pass of the trunk."""
+"""The site after the trunk: its last features. If it is the only site, all regions of an image share one pass of the
+trunk."""
+TEACHER_HEAD = "teacher_head."
+"""Prefix of the weights that only predict the teacher's embeddings. They are dropped after training."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place in a trunk and how its features are laid out.
+    """A place in a trunk where the mask can act, and the layout of the features there.
 
     Attributes:
-        name: dotted name of the trunk's module whose output it is, `input` or `features`.
-        channels: of the features.
+        name: dotted name of the trunk's module whose output is steered, `input` or `features`.
+        channels: number of channels.
         layout: `nchw`, `nhwc`, or `tokens` (batch, prefix + height * width, channels).
-        prefix: leading tokens that have no place in the image (class token, registers).
-        reduction: image pixels per feature, each way.
+        prefix: number of leading tokens without a position in the image (class token, registers).
+        reduction: image pixels per feature in each direction.
     """
 
     name: str
@@ -41,16 +46,16 @@ class Site:
     reduction: int = 1
 
     def to_maps(self, features: Tensor, image_hw: tuple[Side, Side]) -> Float[Tensor, "n c h w"]:
-        """Features as maps, prefix tokens left out."""
+        """Return the features as maps, without prefix tokens."""
         if self.layout == "nchw":
             return features
         if self.layout == "nhwc":
             return features.permute(0, 3, 1, 2)
         grid = (image_hw[0] // self.reduction, image_hw[1] // self.reduction)
-        return features[:, self.prefix :].transpose(1, 2).unflatten(2, grid)
+        return torch.unflatten(features[:, self.prefix :].transpose(1, 2), 2, grid)
 
     def from_maps(self, maps: Float[Tensor, "n c h w"], features: Tensor) -> Tensor:
-        """Maps back in the features' own layout; prefix tokens are taken from `features`."""
+        """Return maps in the features' own layout; prefix tokens are those of `features`."""
         if self.layout == "nchw":
             return maps
         if self.layout == "nhwc":
@@ -59,7 +64,7 @@ class Site:
 
 
 class SoftAttention(nn.Module):
-    """Learned maps that multiply the features of one site, are added to them, or both.
+    """Multiply the features of a site by learned maps of the mask, add learned maps, or both.
 
     Source:
         S. Eppel, arXiv:1812.00291.
@@ -70,7 +75,7 @@ class SoftAttention(nn.Module):
         channels: int,
         merge: Literal["multiply", "add", "both"],
         *,
-        initial: Literal["identity", "add_ones", "default"] = "identity",
+        initial: Initial = "identity",
         stride: int = 1,
     ) -> None:
         super().__init__()
@@ -82,7 +87,7 @@ class SoftAttention(nn.Module):
             _fill(self.add, 1.0 if initial == "add_ones" else 0.0)
 
     def forward(self, features: Float[Tensor, "n c h w"], mask: Float[Tensor, "n 1 H W"]) -> Float[Tensor, "n c h w"]:
-        """Steer features by a mask (0 to 1, image size)."""
+        """Return the features steered by a mask (0 to 1, image size)."""
         if self.stride == 1:
             mask = _resize(mask, features)
         if self.multiply is not None:
@@ -93,16 +98,17 @@ class SoftAttention(nn.Module):
 
 
 class HardAttention(nn.Module):
-    """Features times the resized mask itself; nothing is learned."""
+    """Multiply the features by the resized mask itself; nothing is learned."""
 
     def forward(self, features: Float[Tensor, "n c h w"], mask: Float[Tensor, "n 1 H W"]) -> Float[Tensor, "n c h w"]:
-        """Blank features outside a mask (0 to 1, image size)."""
+        """Return the features, zero outside the mask (0 to 1, image size)."""
         return features * _resize(mask, features)
 
 
 def _fill(convolution: nn.Conv2d | None, bias: float) -> None:
     if convolution is not None:
         nn.init.zeros_(convolution.weight)
+        assert convolution.bias is not None
         nn.init.constant_(convolution.bias, bias)
 
 
@@ -113,9 +119,11 @@ def _resize(mask: Tensor, features: Tensor) -> Tensor:
 class RegionClassifier(nn.Module):
     """Trunk, attention branch and linear head: an image and a mask in, logits out.
 
-    Takes images and masks as views are rendered (uint8) and normalises them itself, so that there is one form of
-    input from the data loader to the ONNX file.
+    Takes rendered views (uint8) and normalises them itself, so the data loader and the ONNX file have the same input.
     """
+
+    mean_rgb: Tensor
+    std_rgb: Tensor
 
     def __init__(
         self,
@@ -124,24 +132,24 @@ class RegionClassifier(nn.Module):
         attention: Sequence[tuple[Site, nn.Module]],
         features: Site,
         classes: int,
-        pool: Literal["mean", "mask", "both"] = "mean",
+        pool: Pool = "mean",
         dropout: float = 0.0,
         teacher_width: int = 0,
         mean_rgb: Sequence[float],
         std_rgb: Sequence[float],
     ) -> None:
-        """Put the parts together; `builder.build_network` makes them from settings.
+        """Combine the parts; `builder.build_network` makes them from settings.
 
         Args:
             trunk: has `forward_features`.
-            attention: sites and what acts there, in the order of the trunk.
-            features: layout of what `forward_features` gives.
+            attention: sites and the modules that act there, in the order of the trunk.
+            features: layout of the output of `forward_features`.
             classes: number of logits.
-            pool: mean of the last features, mean under the mask, or both side by side.
-            dropout: before the head, 0 to 1.
-            teacher_width: of the embeddings of a teacher that `teach` shall tell; 0: none.
+            pool: mean of the last features, mean under the mask, or both concatenated.
+            dropout: dropout probability before the head, 0 to 1.
+            teacher_width: length of the teacher's embeddings, predicted while training; 0: no teacher.
             mean_rgb: subtracted from pixels of 0 to 255.
-            std_rgb: divides what remains.
+            std_rgb: pixels are divided by it afterwards.
         """
         super().__init__()
         self.trunk = trunk
@@ -153,13 +161,13 @@ class RegionClassifier(nn.Module):
         self.head = nn.Linear(features.channels * (2 if pool == "both" else 1), classes)
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
-        self.teach = nn.Linear(self.head.in_features, teacher_width) if teacher_width else None
+        self.teacher_head = nn.Linear(self.head.in_features, teacher_width) if teacher_width else None
         self.register_buffer("mean_rgb", torch.tensor(mean_rgb, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std_rgb", torch.tensor(std_rgb, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
 
     @property
     def shares(self) -> bool:
-        """Whether regions of one image share one pass of the trunk: no mask acts before its last features."""
+        """Whether regions of one image share one pass of the trunk, because no mask acts before its last features."""
         return all(site.name == LAST_SITE for site in self.sites)
 
     def forward(
@@ -168,16 +176,18 @@ class RegionClassifier(nn.Module):
         masks: UInt8[Tensor, "n H W"],
         image_of: Int64[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n classes"] | tuple[Float[Tensor, "n classes"], Float[Tensor, "n teacher"]]:
-        """Logits of regions; while training under a teacher, what its embeddings are thought to be beside them.
+        """Return logits of regions; when training with a teacher, also the predicted teacher embeddings.
 
         Args:
             images: RGB, 0 to 255.
             masks: how much of each pixel the region covers, 0 to 255.
-            image_of: which of the images each mask lies in; where left out, each in its own.
+            image_of: index of the image that each mask lies in (default: one image per mask).
         """
         embeddings = self.embed(images, masks, image_of)
-        logits = self.head(self.dropout(embeddings))
-        return (logits, self.teach(embeddings)) if self.training and self.teach is not None else logits
+        logits: Tensor = self.head(self.dropout(embeddings))
+        if self.training and self.teacher_head is not None:
+            return logits, self.teacher_head(embeddings)
+        return logits
 
     def embed(
         self,
@@ -185,7 +195,7 @@ class RegionClassifier(nn.Module):
         masks: UInt8[Tensor, "n H W"],
         image_of: Int64[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n d"]:
-        """What the head classifies; arguments as in `forward`."""
+        """Return the embeddings that the head classifies; arguments as in `forward`."""
         mask = masks.unsqueeze(1).float() / 255
         image_hw = (images.shape[1], images.shape[2])
         if image_of is not None and not self.shares:
@@ -193,13 +203,13 @@ class RegionClassifier(nn.Module):
         pixels = (images.permute(0, 3, 1, 2).float() - self.mean_rgb) / self.std_rgb
         pixels = self._steer_at(INPUT_SITE, pixels, mask)
         with self._steered(mask, image_hw):
-            features = self.features.to_maps(self.trunk.forward_features(pixels), image_hw).float()
+            features = self.features.to_maps(trunk_features(self.trunk, pixels), image_hw).float()
         if image_of is not None:
             features = features.index_select(0, image_of)
         return self._pooled(self._steer_at(LAST_SITE, features, mask), mask)
 
     def _steer_at(self, name: str, features: Tensor, mask: Tensor) -> Tensor:
-        """Features steered by what acts at a site that is no module of the trunk."""
+        """Return the features steered at a site that is not a module of the trunk."""
         for site, module in zip(self.sites, self.branch, strict=True):
             if site.name == name:
                 features = module(features, mask)
@@ -210,18 +220,18 @@ class RegionClassifier(nn.Module):
         if self.pool in ("mean", "both"):
             pooled.append(features.mean(dim=(2, 3)))
         if self.pool in ("mask", "both"):
-            # Averaged over areas, not sampled: a region smaller than one feature must still count.
+            # Average over areas instead of sampling: a region smaller than one feature must still count.
             step = self.features.reduction
             weight = F.avg_pool2d(mask, step, ceil_mode=True, count_include_pad=False)
-            # Trunks that drop the last rows and columns of an odd size have no features there: the nearest stand in.
-            lacking = (weight.shape[3] - features.shape[3], weight.shape[2] - features.shape[2])
-            features = F.pad(features, (0, lacking[0], 0, lacking[1]), mode="replicate")
+            # Some trunks drop the last rows and columns of odd sizes: repeat the nearest features there.
+            missing = (weight.shape[3] - features.shape[3], weight.shape[2] - features.shape[2])
+            features = F.pad(features, (0, missing[0], 0, missing[1]), mode="replicate")
             pooled.append((features * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=1e-6))
         return torch.cat(pooled, dim=1)
 
     @contextmanager
     def _steered(self, mask: Tensor, image_hw: tuple[Side, Side]) -> Iterator[None]:
-        """While it lasts, the outputs of the sites' modules are steered by the mask."""
+        """Steer the outputs of the sites' modules by the mask during the block."""
         with ExitStack() as stack:
             for site, module in zip(self.sites, self.branch, strict=True):
                 if site.name not in (INPUT_SITE, LAST_SITE):
@@ -232,6 +242,12 @@ class RegionClassifier(nn.Module):
             yield
 
 
+def trunk_features(trunk: nn.Module, pixels: Float[Tensor, "n 3 H W"]) -> Tensor:
+    """Return the last features of a timm trunk."""
+    forward_features = cast("Callable[[Tensor], Tensor]", trunk.forward_features)
+    return forward_features(pixels)
+
+
 def _hook(site: Site, module: nn.Module, mask: Tensor, image_hw: tuple[Side, Side]) -> Callable[..., Tensor]:
     def steer(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         return site.from_maps(module(site.to_maps(output, image_hw), mask), output)
@@ -240,19 +256,19 @@ def _hook(site: Site, module: nn.Module, mask: Tensor, image_hw: tuple[Side, Sid
 
 
 def find_sites(trunk: nn.Module, names: Sequence[str], size: int) -> tuple[list[Site], Site]:
-    """Learn the layout of sites, and of the last features, by running a trunk once on a square image.
+    """Return the layout of sites and of the last features, found by running a trunk once on a square image.
 
     Args:
         trunk: has `forward_features`.
-        names: dotted module names, `input` or `features`.
+        names: of the sites: dotted module names, `input` or `features`.
         size: side of the image, pixels.
 
     Returns:
         The sites in the given order, and the site of the last features.
 
     Raises:
-        KeyError: the trunk has no module of a name.
-        ValueError: an output is not laid out as features of an image.
+        KeyError: the trunk has no module with a name.
+        ValueError: an output does not have the layout of image features.
     """
     outputs: dict[str, Tensor] = {}
     modules = dict(trunk.named_modules())
@@ -263,7 +279,7 @@ def find_sites(trunk: nn.Module, names: Sequence[str], size: int) -> tuple[list[
         training = trunk.training
         trunk.eval()
         with torch.no_grad():
-            last = trunk.forward_features(torch.zeros(1, 3, size, size))
+            last = trunk_features(trunk, torch.zeros(1, 3, size, size))
         trunk.train(training)
     layouts = {INPUT_SITE: Site(INPUT_SITE, 3), LAST_SITE: _layout(LAST_SITE, last, size)}
     layouts |= {name: _layout(name, output, size) for name, output in outputs.items()}
@@ -272,7 +288,7 @@ def find_sites(trunk: nn.Module, names: Sequence[str], size: int) -> tuple[list[
 
 def _layout(name: str, output: object, size: int) -> Site:
     if not isinstance(output, Tensor):
-        raise ValueError(f"module {name!r} gives a {type(output).__name__}, which is not features of an image")
+        raise ValueError(f"module {name!r} returns a {type(output).__name__}, not features of an image")
     shape = tuple(output.shape)
     if len(shape) == 4 and shape[2] == shape[3]:
         return Site(name, shape[1], "nchw", reduction=math.ceil(size / shape[2]))
@@ -281,4 +297,4 @@ def _layout(name: str, output: object, size: int) -> Site:
     if len(shape) == 3:
         side = math.isqrt(shape[1])
         return Site(name, shape[2], "tokens", prefix=shape[1] - side * side, reduction=size // side)
-    raise ValueError(f"module {name!r} gives {shape}, which is not features of an image")
+    raise ValueError(f"module {name!r} returns shape {shape}, not features of an image")

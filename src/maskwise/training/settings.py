@@ -1,17 +1,19 @@
-"""Every setting of a training run: one source for defaults, help texts, recipes and the record inside a model.
+"""Every setting of a training run: the only place for defaults, help texts, recipes and the record inside a model.
 
-This module imports no torch, so that `maskwise train --help` answers at once.
+Imports no torch, so that `maskwise train --help` is fast.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tomllib
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, get_origin
 
 from maskwise.errors import SettingsError
 from maskwise.views.view import ViewSettings
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Merge = Literal["multiply", "add", "both", "hard"]
+Pool = Literal["mean", "mask", "both"]
+Initial = Literal["identity", "add_ones", "default"]
+StoredAs = Literal["int8", "fp16", "fp32"]
+Storage = Literal["int8", "fp16", "fp32", "auto"]
+
+VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<fallback>:-[^}]*)?\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,24 +38,28 @@ class NetworkSettings:
     trunk: str = "resnet50"
     """Name of a timm model."""
     trunk_options: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of timm's create_model, such as img_size of a ViT."""
+    """More arguments of timm's create_model, for example img_size of a ViT."""
     stride_in_1x1: bool = False
-    """Of ResNets with bottlenecks: the stride is in a stage's first 1x1 convolution (v1, MSRA's), not in the 3x3."""
+    """ResNets with bottlenecks only: put a stage's stride into its first 1x1 convolution (ResNet v1 by MSRA) instead of
+    its 3x3 convolution."""
     sites: tuple[str, ...] = ("conv1",)
-    """Where attention acts: module names of the trunk, `input` for the image itself, `features` for the trunk's last
-    features (then all regions of a view share one pass of the trunk). None: no branch."""
+    """Where the mask acts: names of modules of the trunk, `input` for the image itself, or `features` for the trunk's
+    last features (all regions of a crop then share one pass of the trunk). An empty list: no attention branch."""
     merge: Merge = "add"
-    """At a site: features times maps, plus maps, both, or times the resized mask itself (hard, nothing learned)."""
-    initial: Literal["identity", "add_ones", "default"] = "identity"
-    """Branch before training: changes nothing; added maps start as one; or torch's random initial values."""
+    """How the mask acts at a site: multiply the features by learned maps, add learned maps, do both, or multiply by the
+    resized mask itself (hard; nothing is learned)."""
+    initial: Initial = "identity"
+    """Attention branch before training. identity: changes nothing; add_ones: adds one everywhere; default: torch's
+    random initial values."""
     branch_stride: Literal[1, 2] = 1
-    """1: the mask is resized to the features, then convolved. 2: the full-size mask is convolved with stride 2."""
-    pool: Literal["mean", "mask", "both"] = "mean"
+    """1: resize the mask to the features, then convolve it. 2: convolve the full-size mask with stride 2."""
+    pool: Pool = "mean"
     """What the head sees of the last features: their mean (the published form), their mean under the mask, or both."""
     dropout: float = 0.0
-    """Before the head, 0 to 1."""
+    """Dropout probability before the head, 0 to 1."""
     normalisation: Literal["trunk", "published"] = "trunk"
-    """Of the pixels: as the trunk was pretrained, or minus (123.68, 116.779, 103.939) over 65."""
+    """Normalisation of pixels. trunk: as the trunk was pretrained; published: subtract (123.68, 116.779, 103.939) and
+    divide by 65."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,90 +67,100 @@ class SourceSettings:
     """One folder of images with labelled regions: a COCO file, or label maps with a list of classes."""
 
     images: str
-    """Folder of images, relative to data_root."""
+    """Folder of images; absolute, or relative to data_root."""
     annotations: str = ""
-    """COCO instances JSON, relative to data_root."""
+    """COCO instances file (JSON); absolute, or relative to data_root."""
     label_maps: str = ""
-    """Folder of label maps (PNG), relative to data_root; instead of annotations."""
+    """Folder of label maps (PNG), in place of annotations; absolute, or relative to data_root."""
     classes_file: str = ""
-    """Text file that names the label maps' values, relative to data_root."""
+    """Text file that names the values of the label maps; absolute, or relative to data_root."""
     ignore: tuple[str, ...] = ()
     """Classes to leave out, by this source's own names."""
     rename: dict[str, str] = field(default_factory=dict)
-    """This source's class names to the names that the model shall use."""
+    """New names of classes, for example sofa = "couch"."""
     min_area: int = 1
-    """Smaller regions are left out, pixels."""
+    """Leave out regions smaller than this, pixels."""
     calibrate: bool = True
-    """Its held-out regions set the temperature; no for a source whose regions are easier than those to be named."""
+    """Set the temperature on held-out regions of this source. Choose false for a source whose regions are easier than
+    those you want to name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """What is learned from, and how regions are drawn."""
+    """The training data, and how regions are sampled."""
 
-    data_root: str = "${MASKWISE_DATA:-../shared/data}"
-    """Folder that the sources are relative to; ${NAME:-value} reads the environment."""
+    data_root: str = "${MASKWISE_DATA}"
+    """Folder that relative paths of sources start from. ${NAME} is the value of an environment variable; ${NAME:-value}
+    is `value` if the variable is not set."""
     sources: tuple[SourceSettings, ...] = ()
-    """Folders of labelled regions; classes of one name are one class."""
+    """Folders of labelled regions. Classes with the same name become one class."""
     holdout: float = 0.1
-    """Fraction of each source's images that is never trained on: for calibration and for choosing, 0 to 1."""
+    """Fraction of each source's images in the held-out set, 0 to 1. They are never trained on and serve for validation
+    and calibration."""
     class_power: float = 0.5
-    """A class is drawn in proportion to its number of regions to this power: 0 every class alike, 1 as they come."""
+    """Sample each class in proportion to its number of regions to this power. 0: all classes equally often; 1: as often
+    as they occur."""
     regions_per_view: int = 1
-    """As many regions are learned from one view: the one drawn, and others that lie in it, each weighed as its class is
-    drawn, 1 at most. Their losses add up, so that gradients are larger. Needs a network whose sites are `features` or
-    none, so that they share one pass of the trunk."""
+    """Train on up to this many regions per crop: the sampled one plus others inside it, weighted by class frequency (at
+    most 1). Losses add up, so gradients grow. Above 1, sites must be `features` or empty, so that all regions of a crop
+    share one pass of the trunk."""
     image_first: bool = False
-    """Draw an image of the class, then a region of it (published), instead of a region of the class at once."""
+    """Sample an image of the class first, then a region in it (published); otherwise sample a region directly."""
     workers: int = 1
-    """Processes that prepare samples; 0: the training process itself."""
+    """Processes that load samples; 0: the training process itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """How training samples are varied."""
+    """Data augmentation of training samples."""
 
     flip: float = 0.5
-    """Probability of mirroring left to right."""
+    """Probability of mirroring left to right, 0 to 1."""
     scale: tuple[float, float] = (0.75, 1.33)
-    """The crop's side is multiplied by a factor drawn between these."""
+    """Multiply the crop's side by a random factor between these two."""
     shift: float = 0.1
-    """The crop is moved by up to this fraction of its side, each way."""
+    """Move the crop by up to this fraction of its side in each direction."""
     widen: float = 1.0
-    """The crop is then widened by a factor drawn between 1 and this, the region anywhere in it, as in shared views."""
+    """Then widen the crop by a random factor between 1 and this, with the region anywhere in it, as in shared crops."""
     brightness: float = 0.3
-    """Factor drawn between 1 - this and 1 + this; likewise contrast and saturation."""
+    """Multiply brightness by a random factor between 1 minus this and 1 plus this."""
     contrast: float = 0.3
+    """Multiply contrast by a random factor between 1 minus this and 1 plus this."""
     saturation: float = 0.3
+    """Multiply saturation by a random factor between 1 minus this and 1 plus this."""
     mask_jitter: float = 0.5
-    """Probability that the mask is made sloppy: dilated, eroded, shifted, boxed, or a coarse polygon."""
+    """Probability of mask noise, 0 to 1: the mask is dilated, eroded, shifted, or replaced by its box or a coarse
+    polygon."""
     mask_strength: float = 0.15
-    """Largest dilation or erosion over the region's size (square root of its area); shifts are up to 2/3 of it."""
+    """Largest dilation or erosion, as a fraction of the region's size (square root of its area). Shifts reach 2/3 of
+    it."""
     blank: float = 0.0
-    """Probability, below 1, that a view shows nothing (black, white, a colour, noise): all classes are alike right."""
+    """Probability that a crop shows nothing (black, white, one colour or noise), 0 to below 1. The target is then the
+    same probability for every class."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSettings:
-    """A model whose embeddings of the training regions are learned beside their names."""
+    """Distillation: learn a larger model's embeddings of the training regions, in addition to their classes."""
 
     model: str = ""
-    """Model file of the teacher; none: names alone are learned."""
+    """Model file of the teacher; empty: learn classes only."""
     weight: float = 5.0
-    """Of the distance (one minus cosine) to the teacher's embedding, beside the loss of the names."""
+    """Weight of the distance to the teacher's embedding (one minus cosine) in the loss; classes weigh 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowSettings:
-    """Random windows of random size, as published, in place of the region's own view; used for whole-image models."""
+    """Random windows of random size, as published, instead of a crop around the region. For whole-image models."""
 
     enabled: bool = False
+    """Train on random windows."""
     min_side: int = 160
     """Smallest height and width of a batch, pixels."""
     max_side: int = 800
     """Largest height and width of a batch, pixels."""
     max_pixels: int = 800 * 800 * 4
-    """Height x width x batch size is at most this."""
+    """Maximum of height x width x batch size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,53 +168,58 @@ class ScheduleSettings:
     """Optimisation."""
 
     steps: int = 3000
-    """Optimiser steps."""
+    """Number of optimiser steps."""
     batch_size: int = 32
-    """Regions per step, of all processes together (with windows: at most this many)."""
+    """Crops per step, summed over all processes; with windows, the maximum."""
     head_steps: int = 0
-    """First steps in which nothing but the head learns."""
+    """Train only the head during the first steps: how many."""
     frozen: tuple[str, ...] = ()
-    """Modules and parameters of the trunk that never learn, by dotted name, such as blocks.0 of a ViT."""
+    """Modules and parameters of the trunk that are never trained, by dotted name, for example blocks.0 of a ViT."""
     optimiser: Literal["adamw", "adam"] = "adamw"
+    """Optimiser."""
     loss: Literal["cross_entropy", "published"] = "cross_entropy"
-    """published: mean over all classes of -onehot * log(p + 1e-7)."""
+    """Loss. published: the mean over all classes of -onehot * log(p + 1e-7)."""
     lr_trunk: float = 1e-4
     """Peak learning rate of the trunk."""
     lr_new: float = 1e-3
-    """Peak learning rate of branch and head."""
+    """Peak learning rate of the attention branch and the head."""
     warmup_steps: int = 100
-    """Steps of linear rise of both rates."""
+    """Steps during which both learning rates rise linearly."""
     decay: Literal["cosine", "constant"] = "cosine"
-    """After the warm-up."""
+    """Learning rates after the warm-up."""
     weight_decay: float = 0.05
+    """Weight decay of matrices and convolution kernels; biases and norms have none."""
     clip: float = 1.0
-    """Largest norm of the gradient; 0: not clipped."""
+    """Maximum norm of the gradient; 0: no clipping."""
     label_smoothing: float = 0.1
+    """Share of the target that is spread over all classes, 0 to below 1."""
     average: float = 0.998
-    """Decay of the averaged weights, which are what is exported; 0: the last weights are."""
+    """Decay per step of the moving average of the weights, which is what is exported; 0: export the last weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 where the processor computes in it."""
+    """Precision of the computation. auto: bfloat16 if the processor supports it."""
     seed: int = 0
+    """Seed of the initial weights and of all sampling."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Records, checkpoints and the model file at the end."""
+    """Records, checkpoints and the model file."""
 
     name: str = "model"
-    """What the model is called."""
+    """Name of the model."""
     note: str = ""
-    """What is tried and why, for the record."""
+    """A note for the record: what this run tries and why."""
     device: str = "auto"
-    """auto, cpu, cuda."""
+    """Device: auto, cpu or cuda."""
     log_every: int = 20
-    """Steps between points of the log."""
+    """Steps between log entries."""
     checkpoint_every: int = 200
-    """Steps between checkpoints; the newest is kept."""
+    """Steps between checkpoints; only the newest is kept."""
     validate_every: int = 1000
-    """Steps between accuracies on the held-out regions."""
-    export: Literal["int8", "fp16", "fp32", "auto"] = "auto"
-    """How the model file stores weights; auto: int8 if it costs under half a point on held-out regions, else fp16."""
+    """Steps between validations on the held-out set."""
+    export: Storage = "auto"
+    """How the model file stores weights. auto: int8 if it costs less than half a point of held-out accuracy, otherwise
+    fp16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +228,7 @@ class TrainSettings:
 
     network: NetworkSettings = field(default_factory=NetworkSettings)
     weights: str = "timm"
-    """Initial weights of the trunk: `timm` (its pretrained ones, downloaded), a safetensors file, or `random`."""
+    """Initial weights of the trunk: `timm` (download timm's pretrained weights), a safetensors file, or `random`."""
     view: ViewSettings = field(default_factory=ViewSettings)
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
@@ -222,7 +249,7 @@ class TrainSettings:
         }
         for name, value in checks.items():
             if not 0 <= value < 1 and not (value == 1 and name in ("augment.flip", "augment.mask_jitter")):
-                raise SettingsError(f"{name} is {value}; accepted is a fraction from 0 to below 1")
+                raise SettingsError(f"{name} is {value}; it must be a fraction from 0 to below 1")
         if self.view.kind == "whole" and not self.window.enabled and self.schedule.batch_size != 1:
             raise SettingsError(
                 "view.kind 'whole' gives every sample its own size: enable window, or set schedule.batch_size to 1"
@@ -235,46 +262,60 @@ class TrainSettings:
         if self.data.regions_per_view > 1 and set(self.network.sites) - {"features"}:
             raise SettingsError(
                 f"data.regions_per_view is {self.data.regions_per_view}, but at the sites"
-                f" {', '.join(self.network.sites)} the mask acts inside the trunk, which then runs for each region"
-                " apart; set network.sites to ['features'] or [], or data.regions_per_view to 1"
+                f" {', '.join(self.network.sites)} the mask acts inside the trunk, which must then run once per region;"
+                " set network.sites to ['features'] or [], or data.regions_per_view to 1"
             )
         if self.network.branch_stride == 2 and self.network.merge == "hard":
-            raise SettingsError("merge 'hard' has no convolution and so no branch_stride 2")
+            raise SettingsError("merge 'hard' has no convolution, so branch_stride must be 1")
 
     def digest(self) -> str:
-        """Short text that is another for other settings."""
+        """Return a short text that differs between different settings."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
+    def without_fallbacks(self) -> TrainSettings:
+        """Return the same settings with `${NAME:-value}` shortened to `${NAME}`.
 
-def _exactly(value: Any, kind: type) -> Any:
-    """The value if it is of the kind: cattrs alone would turn "false" into True and 1.5 steps into one."""
+        The fallback says where files lie on one machine, not what they are. Runs that differ in nothing else are equal.
+        """
+        return replace(
+            self,
+            weights=drop_fallbacks(self.weights),
+            data=replace(self.data, data_root=drop_fallbacks(self.data.data_root)),
+            teacher=replace(self.teacher, model=drop_fallbacks(self.teacher.model)),
+        )
+
+
+def _exact(value: Any, kind: type[Any]) -> Any:
+    """Return the value if it has the type. cattrs alone would turn "false" into True and 1.5 steps into 1."""
     if type(value) is kind or (kind is float and type(value) is int):
         return kind(value)
     raise SettingsError(f"{value!r} is not of type {kind.__name__}")
 
 
-def _list_of(kinds: tuple[Any, ...], value: Any, _tuple: Any) -> tuple[Any, ...]:
+def _exact_tuple(kinds: tuple[Any, ...], value: Any, _tuple: Any) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)) or (kinds[-1] is not ... and len(value) != len(kinds)):
         raise SettingsError(f"{value!r} is not a list" + (f" of {len(kinds)}" if kinds[-1] is not ... else ""))
-    each = (kinds[0],) * len(value) if kinds[-1] is ... else kinds
-    return tuple(_converter().structure(item, kind) for item, kind in zip(value, each, strict=True))
+    item_kinds = (kinds[0],) * len(value) if kinds[-1] is ... else kinds
+    return tuple(_converter().structure(item, kind) for item, kind in zip(value, item_kinds, strict=True))
+
+
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
 
 
 @cache
 def _converter() -> cattrs.Converter:
-    import cattrs  # Here, so that the help texts need nothing of the training extra.
+    import cattrs  # Imported here: the help texts need no package of the training extra.
 
     converter = cattrs.Converter(forbid_extra_keys=True)
     for kind in (bool, int, float, str):
-        converter.register_structure_hook(kind, _exactly)
-    converter.register_structure_hook_factory(
-        lambda kind: get_origin(kind) is tuple, lambda kind: partial(_list_of, get_args(kind))
-    )
+        converter.register_structure_hook(kind, _exact)
+    converter.register_structure_hook_factory(_is_tuple, lambda kind: partial(_exact_tuple, get_args(kind)))
     return converter
 
 
 def read_recipe(path: str | os.PathLike[str]) -> TrainSettings:
-    """Read a TOML recipe; what it leaves out has the defaults.
+    """Read a TOML recipe; settings that it does not name have their defaults.
 
     Raises:
         SettingsError: the file is missing or is not TOML, or a key or value is not a setting; the message names it.
@@ -283,7 +324,7 @@ def read_recipe(path: str | os.PathLike[str]) -> TrainSettings:
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A TOML file as plain values.
+    """Read a TOML file as plain values.
 
     Raises:
         SettingsError: the file is missing or is not TOML.
@@ -295,25 +336,25 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def settings_from_dict(content: dict[str, Any], where: str) -> TrainSettings:
-    """Settings from a parsed recipe or a checkpoint's record.
+    """Make settings from a parsed recipe or a checkpoint's record.
 
     Args:
         content: sections as in `TrainSettings`.
-        where: how errors call the source.
+        where: name of the file, for errors.
 
     Raises:
         SettingsError: a key or value is not a setting; the message names it.
     """
-    return structure(content, TrainSettings, where)
+    return parse_settings(content, TrainSettings, where)
 
 
-def structure(content: dict[str, Any], kind: type[T], where: str) -> T:
-    """Plain values as a dataclass of settings; nothing unknown is let through, nothing is converted.
+def parse_settings(content: dict[str, Any], kind: type[T], where: str) -> T:
+    """Make a dataclass of settings from plain values. Unknown keys are refused; values are not converted.
 
     Args:
         content: the values.
         kind: the dataclass.
-        where: how errors call the source.
+        where: name of the file, for errors.
 
     Raises:
         SettingsError: a key or value does not fit; the message names it.
@@ -322,12 +363,12 @@ def structure(content: dict[str, Any], kind: type[T], where: str) -> T:
 
     try:
         return _converter().structure(content, kind)
-    except Exception as error:  # cattrs raises a group with the whole tree; its leaves are what a person can use.
-        lines = cattrs.transform_error(error, format_exception=_line_of)
+    except Exception as error:  # cattrs raises a tree of errors; its leaves tell a person what is wrong.
+        lines = cattrs.transform_error(error, format_exception=_error_line)
         raise SettingsError(f"{where}: " + "; ".join(line.removesuffix(" @ $") for line in lines)) from error
 
 
-def _line_of(error: BaseException, kind: Any) -> str:
+def _error_line(error: BaseException, kind: Any) -> str:
     if isinstance(error, SettingsError):
         return str(error)
     import cattrs
@@ -337,25 +378,60 @@ def _line_of(error: BaseException, kind: Any) -> str:
 
 
 def settings_to_dict(settings: TrainSettings) -> dict[str, Any]:
-    """As plain values, for a checkpoint's record and `run.json`."""
-    return _converter().unstructure(settings)
+    """Return the settings as plain values, for a checkpoint's record and `run.json`."""
+    return cast("dict[str, Any]", _converter().unstructure(settings))
 
 
-def expand(text: str) -> str:
-    """Replace `${NAME}` and `${NAME:-value}` by the environment's values, as a shell does.
+def expand_variables(text: str, *, setting: str = "") -> str:
+    """Replace `${NAME}` and `${NAME:-value}` by environment variables, as a shell does. An empty variable is not set.
+
+    Args:
+        text: a path.
+        setting: name of the setting that the text comes from, for errors.
 
     Raises:
-        SettingsError: a variable without a value is not set.
+        SettingsError: a variable is not set and has no fallback value; the message says what to set.
 
-    >>> expand("${NOT_SET_ANYWHERE:-../data}/coco")
+    >>> expand_variables("${NOT_SET_ANYWHERE:-../data}/coco")
     '../data/coco'
     """
-    import re
 
     def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match["name"]) or match["default"]
-        if found is None:
-            raise SettingsError(f"{text}: the environment variable {match['name']} is not set")
-        return found
+        name, fallback = match["name"], match["fallback"]
+        if variable := os.environ.get(name):
+            return variable
+        if fallback is None:
+            instead = f", or give --{setting.replace('_', '-')} PATH" if setting else ""
+            raise SettingsError(
+                f"{setting + ' is ' if setting else ''}{text!r}, but the environment variable {name} is not set; set"
+                f" {name}{instead}"
+            )
+        return str(fallback.removeprefix(":-"))
 
-    return re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, text)
+    return VARIABLE.sub(value, text)
+
+
+def drop_fallbacks(text: str) -> str:
+    """Replace each `${NAME:-value}` by `${NAME}`.
+
+    >>> drop_fallbacks("${HERE:-../data}/coco")
+    '${HERE}/coco'
+    """
+    return VARIABLE.sub(r"${\g<name>}", text)
+
+
+def data_folder(data_root: str, sources: Iterable[SourceSettings]) -> Path:
+    """Return the folder that relative paths of sources start from; the working folder if all paths are absolute.
+
+    Args:
+        data_root: `DataSettings.data_root`.
+        sources: the sources to be read.
+
+    Raises:
+        SettingsError: a path is relative, and data_root names an environment variable that is not set.
+    """
+    for source in sources:
+        for path in (source.images, source.annotations, source.label_maps, source.classes_file):
+            if path and not Path(path).is_absolute():
+                return Path(expand_variables(data_root, setting="data.data_root"))
+    return Path()

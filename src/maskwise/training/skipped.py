@@ -1,4 +1,4 @@
-"""Unreadable images: skipped, named when met, and counted in the record of the run."""
+"""Unreadable images: skipped, reported once on stderr, and counted in the record of the run."""
 
 from __future__ import annotations
 
@@ -10,52 +10,53 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from maskwise.errors import InputError
-from maskwise.training.batches import Batch, Skipped
-from maskwise.training.data import TRIES
+from maskwise.training.batches import RegionBatch, UnreadableImage
+from maskwise.training.data import MAX_TRIES
 
 
 class SkippedImages:
-    """What one process could not read, and what the run could not before it was resumed."""
+    """Images that this process could not read, and those recorded before the run was resumed."""
 
     def __init__(self, earlier: dict[str, Any] | None = None) -> None:
-        """Go on counting.
+        """Start counting, or continue.
 
         Args:
-            earlier: the record's `skipped_images`, of a run that is resumed.
+            earlier: `skipped_images` of the record, if the run is resumed.
         """
         self.earlier = earlier or {"names": [], "samples": 0}
         self.names: set[str] = set()
-        self._samples = 0
-        self._made = 0
+        self._skipped_samples = 0
+        self._regions = 0
 
-    def name(self, skipped: Iterable[Skipped]) -> None:
-        """Name images on stderr, each once in a run."""
-        for image in skipped:
-            if image.name not in self.names and image.name not in self.earlier["names"]:
-                tqdm.write(f"maskwise: skipped: {image.why}", file=sys.stderr)
-            self.names.add(image.name)
+    def report(self, images: Iterable[UnreadableImage]) -> None:
+        """Print the images on stderr, each once in a run."""
+        for image in images:
+            if image.path not in self.names and image.path not in self.earlier["names"]:
+                tqdm.write(f"maskwise: skipped: {image.reason}", file=sys.stderr)
+            self.names.add(image.path)
 
-    def count(self, batch: Batch) -> None:
-        """Name and count the images for which others were drawn into a batch.
+    def count(self, batch: RegionBatch) -> None:
+        """Report and count the images that were skipped while a batch was made.
 
         Raises:
-            InputError: more than half of what was drawn cannot be read.
+            InputError: more than half of the sampled images cannot be read.
         """
-        self.name(batch.skipped)
-        self._made += len(batch.targets)
-        self._samples += len(batch.skipped)
-        if self._samples > max(TRIES, self._made):
+        self.report(batch.skipped)
+        self._regions += len(batch.targets)
+        self._skipped_samples += len(batch.skipped)
+        if self._skipped_samples > max(MAX_TRIES, self._regions):
+            samples = self._skipped_samples + self._regions
             raise InputError(
-                f"most images cannot be read: {self._samples} of {self._samples + self._made} drawn, the last of them:"
-                f" {batch.skipped[-1].why}; mend the data, then start the run again"
+                f"most images cannot be read: {self._skipped_samples} of {samples} samples; the last:"
+                f" {batch.skipped[-1].reason}; repair the data, then start the run again"
             )
 
     def record(self) -> dict[str, Any]:
-        """For the run's record: the images' number and names, and how many samples were drawn anew.
+        """Return the number and names of skipped images and the number of replaced samples, for the run's record.
 
-        Of all processes together; to be called by all.
+        The numbers are of all processes; all processes must call this.
         """
-        everywhere = gather_object([(sorted(self.names), self._samples)])
-        names = sorted({*self.earlier["names"], *(name for found, _ in everywhere for name in found)})
-        samples = self.earlier["samples"] + sum(samples for _, samples in everywhere)
+        counts = gather_object([(sorted(self.names), self._skipped_samples)])
+        names = sorted({*self.earlier["names"], *(name for names, _ in counts for name in names)})
+        samples = self.earlier["samples"] + sum(samples for _, samples in counts)
         return {"count": len(names), "samples": samples, "names": names}

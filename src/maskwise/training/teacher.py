@@ -1,10 +1,11 @@
-"""A teacher: a model whose embeddings of the training regions are learned beside their names.
+"""Distillation: a teacher model embeds the training regions, and the network learns to predict these embeddings.
 
-A few thousand names say little about what things look like; the embeddings of a trunk pretrained on far more say a lot,
-and a small network that learns to tell them overfits less. Each region is embedded once, as prediction would see it.
+A few thousand class names say little about what things look like. The embeddings of a trunk that was pretrained on far
+more images say a lot, and a small network that also learns them overfits less. Each region is embedded once, as
+prediction would see it.
 
 Source:
-    A. Romero et al., FitNets: hints for thin deep nets, arXiv:1412.6550 (a student that tells a teacher's features).
+    A. Romero et al., FitNets: hints for thin deep nets, arXiv:1412.6550 (a student predicts its teacher's features).
 """
 
 from __future__ import annotations
@@ -26,33 +27,33 @@ from maskwise.data.regions import LabelledRegion
 from maskwise.errors import ImageError, InputError
 from maskwise.model.predictor import Predictor
 from maskwise.tasks.embedding import embed_regions
-from maskwise.training.batches import Skipped
+from maskwise.training.batches import UnreadableImage
 from maskwise.training.checkpoint import write_tensors
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """What a teacher makes of regions.
+class TeacherEmbeddings:
+    """A teacher's embeddings of regions.
 
     Attributes:
-        embeddings: each feature with mean 0 and spread 1 over the regions, rows of length 1; of regions whose images
-            could not be read, rows of zeros, which say nothing.
-        sha256: of the model file, the regions' outlines and the names of their images.
-        skipped: the images that could not be read.
+        embeddings: each feature has mean 0 and standard deviation 1 over the regions, then each row has length 1. Rows
+            of regions whose images could not be read are zero and have no effect.
+        sha256: of the model file, the regions' masks and the names of their images.
+        skipped: images that could not be read.
     """
 
     embeddings: Float[Tensor, "regions features"]
     sha256: str
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[UnreadableImage, ...] = ()
 
 
-def teacher_embeddings(model: Path, regions: Sequence[LabelledRegion], cache: Path) -> Teacher:
-    """Let a teacher embed regions.
+def teacher_embeddings(model: Path, regions: Sequence[LabelledRegion], cache: Path) -> TeacherEmbeddings:
+    """Embed regions with a teacher.
 
     Args:
         model: model file of the teacher.
         regions: the regions.
-        cache: safetensors file that keeps the embeddings; used again for the same model and regions, else replaced.
+        cache: safetensors file of embeddings; used if it is of the same model and regions, otherwise replaced.
 
     Raises:
         ModelError: the model file cannot be used.
@@ -71,17 +72,18 @@ def teacher_embeddings(model: Path, regions: Sequence[LabelledRegion], cache: Pa
     paths = dict.fromkeys(
         str(region.image_path) for region, is_known in zip(regions, known, strict=True) if not is_known
     )
-    return Teacher(rows, key, tuple(Skipped(path, f"{path}: could not be read for the teacher") for path in paths))
+    skipped = (UnreadableImage(path, f"{path}: could not be read for the teacher") for path in paths)
+    return TeacherEmbeddings(rows, key, tuple(skipped))
 
 
 def _key(model: Path, regions: Sequence[LabelledRegion]) -> str:
-    """Changes with the model or with any region's outline, not with where the folders lie."""
+    """Return a hash of the model and of every region's mask, independent of where the folders are."""
     with model.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     for region in regions:
         try:
             mask = region.read_mask()
-        except ImageError:  # Where the annotations state no size the image does; one that cannot be read has no row.
+        except ImageError:  # Without a stated size the mask needs the image; an unreadable one has no embedding.
             digest.update(json.dumps([region.image_path.name]).encode())
             continue
         digest.update(json.dumps([region.image_path.name, *mask.image_hw, *mask.box_xywh]).encode())
@@ -95,23 +97,23 @@ def _cached(cache: Path, key: str) -> Tensor | None:
     try:
         with safe_open(cache, framework="pt") as file:
             return file.get_tensor("embeddings") if (file.metadata() or {}).get("key") == key else None
-    except SafetensorError:  # Not a file of ours, or a damaged one: it is made anew.
+    except SafetensorError:  # Another program's file, or a damaged one: make it again.
         return None
 
 
 def _embed(predictor: Predictor, regions: Sequence[LabelledRegion]) -> Float[np.ndarray, "regions features"]:
-    """Embeddings; not numbers where the image cannot be read."""
+    """Return embeddings; rows are NaN where the image cannot be read."""
     unreadable: list[ImageError] = []
     rows = embed_regions(predictor, regions, what="teacher", unreadable=unreadable)
     unknown = int(np.isnan(rows).any(axis=1).sum())
     if 2 * unknown > len(regions):
         raise InputError(
-            f"most images cannot be read: those of {unknown} in {len(regions)} regions, the last of them:"
-            f" {unreadable[-1]}; mend the data, then start the run again"
+            f"most images cannot be read: those of {unknown} of {len(regions)} regions; the last:"
+            f" {unreadable[-1]}; repair the data, then start the run again"
         )
     return rows
 
 
-def distances_to_teacher(told: Float[Tensor, "n d"], right: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    """One minus the cosine between what a student tells and the teacher's rows, 0 to 2."""
-    return 1 - F.cosine_similarity(told, right, dim=1)
+def distances_to_teacher(predicted: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Return one minus the cosine between predicted and the teacher's embeddings, 0 to 2."""
+    return 1 - F.cosine_similarity(predicted, teacher, dim=1)
