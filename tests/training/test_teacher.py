@@ -10,7 +10,7 @@ from tiny_model import tiny_model
 from maskwise import Mask, Predictor
 from maskwise.data.images import load_image
 from maskwise.errors import ModelError, SettingsError
-from maskwise.training import teacher
+from maskwise.training import loop, teacher
 from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import read_data
 from maskwise.training.loop import TEACHER, load_network, train
@@ -90,6 +90,25 @@ def test_distance_is_zero_for_the_same_direction_and_two_for_the_opposite():
     right = torch.nn.functional.normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     assert distances_to_teacher(3 * right, right).tolist() == pytest.approx([0] * len(right), abs=1e-6)
     assert distances_to_teacher(-right, right).tolist() == pytest.approx([2] * len(right), abs=1e-6)
+
+
+def test_weight_of_the_teacher_scales_its_loss(objects, model, tmp_path, monkeypatch):
+    losses, step = {}, loop.take_step
+
+    def watched(run, batch):
+        values = step(run, batch)
+        losses[run.settings.teacher.weight] = {name: values[name].item() for name in values if "loss" in name}
+        return values
+
+    monkeypatch.setattr(loop, "take_step", watched)
+    for weight in (2.0, 5.0):
+        run = replace(taught(objects, model, steps=1), teacher=TeacherSettings(model=str(model), weight=weight))
+        train(run, tmp_path / f"{weight}")
+    assert losses[2.0]["train/loss_classes"] == pytest.approx(losses[5.0]["train/loss_classes"])
+    assert losses[2.0]["train/loss_teacher"] / 2 == pytest.approx(losses[5.0]["train/loss_teacher"] / 5)
+    for loss in losses.values():
+        assert loss["train/loss"] == pytest.approx(loss["train/loss_classes"] + loss["train/loss_teacher"])
+        assert loss["train/loss_teacher"] > 0
 
 
 def test_student_comes_closer_to_its_teacher(objects, model, tmp_path):
