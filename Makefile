@@ -1,8 +1,10 @@
 # make demo      light install in .venv, then name the regions of the bundled photographs
-# make test      everything the tests need in .venv-test, then lint and all tests
-# make model     train four runs and embed their mean (97 minutes of one core)
+# make test      everything the tests need in .venv-test, then lint, types and all tests
+# make test-light     the tests that need neither torch nor data of ours, in .venv-light; under two minutes
+# make test-training  the tests of training;  make test-data  the tests that read MASKWISE_DATA
+# make model     train four runs and make the built-in model of their mean (97 minutes of one core)
 # make resnet50  train the published architecture, and its teacher (about an hour and a half): runs/resnet50/model.onnx
-# make results   measure the embedded model: accuracy on COCO and VOC, speed, memory, install
+# make results   measure the built-in model: accuracy on COCO and VOC, speed, memory, install
 # make bench     measure speed, memory and growth, the published way beside ours, and training (half an hour on two cores)
 # make lock      write requirements-dev.lock: the exact versions in .venv-test
 # make docs      build the documentation site into site/; fails on any warning
@@ -15,6 +17,7 @@ MASKWISE_WEIGHTS ?= ../shared/weights
 export MASKWISE_DATA MASKWISE_WEIGHTS
 
 DEMO := .venv/bin
+LIGHT := .venv-light/bin
 TEST := .venv-test/bin
 DOCS := .venv-docs/bin
 DIST := .venv-dist/bin
@@ -25,16 +28,21 @@ VOC_NAMES := aeroplane=airplane motorbike=motorcycle sofa=couch pottedplant="pot
 # (11.6 against 9.2 images/s, ResNet-50, two cores of an AMD EPYC, 2026-11-23). Elsewhere the variables do nothing.
 TRAIN := MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456 $(TEST)/maskwise train
 
-.PHONY: demo test model resnet50 results bench lock docs dist clean
+.PHONY: demo test test-light test-training test-data model resnet50 results bench lock docs dist clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(DEMO)/pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
+.venv-light/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-light
+	$(LIGHT)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
 .venv-test/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-test
-	$(TEST)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(TEST)/pip install --quiet --disable-pip-version-check --editable '.[test-all]'
 	touch $@
 
 demo: .venv/installed
@@ -49,7 +57,17 @@ demo: .venv/installed
 test: .venv-test/installed
 	$(TEST)/ruff check .
 	$(TEST)/ruff format --check .
+	$(TEST)/mypy
 	$(TEST)/python -m pytest
+
+test-light: .venv-light/installed
+	$(LIGHT)/python -m pytest tests/light src --ignore src/maskwise/training -m "not data"
+
+test-training: .venv-test/installed
+	$(TEST)/python -m pytest tests/training src/maskwise/training -m "not data"
+
+test-data: .venv-test/installed
+	$(TEST)/python -m pytest -m data
 
 model: .venv-test/installed
 	$(TEST)/python recipes/fetch_weights.py dinov2_vits14 -o runs/weights/dinov2_vits14.safetensors

@@ -13,8 +13,8 @@ from maskwise.reports.contact_sheet import (
     make_contact_sheet,
     outlined,
     shortened,
-    write_picture,
 )
+from maskwise.reports.drawing import write_picture
 from random_masks import random_mask, seeds
 
 GREY = 128

@@ -38,7 +38,7 @@ def test_fitted_model_names_regions_of_other_images(base, objects, tmp_path):
     assert found.regions == {"square": 12, "disc": 12}
     others = regions_of(write_two_objects(tmp_path / "others", images=10, seed=1))
     report = evaluate(Predictor(tmp_path / "mine.onnx"), others).report
-    assert report["micro"] == 1.0  # A red square and a blue disc in every image: only the mask tells which.
+    assert report.micro == 1.0  # A red square and a blue disc in every image: only the mask tells which.
     assert found.trials[0].micro == 1.0
 
 
@@ -134,7 +134,7 @@ def test_command_writes_a_model_and_says_how_good_it_is(base, objects, tmp_path,
 
 def test_command_says_what_it_cannot_know(base, objects, tmp_path, capsys):
     assert fit_command(objects, "--model", base, "--per-class", 1, "-o", tmp_path / "mine.onnx") == 0
-    assert "accuracy unknown, probabilities not calibrated" in capsys.readouterr().out
+    assert "accuracy unknown and probabilities not calibrated" in capsys.readouterr().out
 
 
 def test_command_refuses_to_write_over_its_inputs(objects, capsys):
@@ -156,7 +156,7 @@ def test_two_categories_of_one_name_are_one_class(base, objects, tmp_path):
     regions = regions_from_coco(tmp_path / "twice.json", objects / "images")
     fit_classes(regions, tmp_path / "mine.onnx", model=base)
     assert sorted(Predictor(tmp_path / "mine.onnx").classes) == ["disc", "square"]
-    assert evaluate(Predictor(tmp_path / "mine.onnx"), regions).report["micro"] == 1.0
+    assert evaluate(Predictor(tmp_path / "mine.onnx"), regions).report.micro == 1.0
 
 
 def test_model_that_embeds_is_not_written_over(base, objects):

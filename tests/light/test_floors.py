@@ -13,7 +13,19 @@ MODULES = sorted(
     for path in PACKAGE.rglob("*.py")
     if path.stem != "__init__"
 )
-FLOORS = ["errors", "concurrency", "data", "views", "model", "tasks", "reports", "training", "cli", "__main__"]
+FLOORS = [
+    "errors",
+    "extras",
+    "concurrency",
+    "data",
+    "views",
+    "model",
+    "tasks",
+    "reports",
+    "training",
+    "cli",
+    "__main__",
+]
 """From the lowest up. A module imports from floors below its own, and from its own folder."""
 
 

@@ -75,8 +75,3 @@ def test_polygon_of_a_disc_has_fewer_bends_and_about_its_place():
 def test_nothing_left_leaves_the_mask_as_it_was():
     mask = Mask.from_box((3, 3, 1, 1), (9, 9))
     assert perturb_mask(mask, "erode", 1.0) is mask
-
-
-def test_refuses_another_kind_of_sloppiness():
-    with pytest.raises(ValueError, match="kind 'melt'; accepted are dilate, erode"):
-        perturb_mask(Mask.from_box((3, 3, 1, 1), (9, 9)), "melt", 1.0)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from maskwise.cli.options import Device, Mode
-from maskwise.cli.region_options import Source
+from maskwise.cli.options import DeviceFlag, Mode, ModelFile, Threads
+from maskwise.cli.region_options import RegionFlags
+
+if TYPE_CHECKING:
+    from maskwise.tasks.evaluation_report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Measure a model on labelled regions.
+    """Evaluate a model on labelled regions.
 
-    Writes a folder: report.json, report.md, predictions.json and pictures of confusions and of accuracy by size.
+    Writes a folder: report.json, report.md, predictions.json, and pictures of confusions and of accuracy by size.
     Classes are matched by name; regions of classes that the model does not know are counted and left out.
 
     Examples:
@@ -25,60 +28,58 @@ class Command:
       maskwise evaluate photos --label-maps maps --classes classes.txt --min-area 100
     """
 
-    source: Annotated[Source, tyro.conf.arg(name="")]
+    regions: Annotated[RegionFlags, tyro.conf.arg(name="")]
     """The labelled regions."""
-    sloppy: bool = False
-    """Measure under worse masks too (dilated, eroded, shifted, boxes); takes five times as long."""
+    mask_noise: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also evaluate with noisy masks (dilated, eroded, shifted, boxes); takes five times as long."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("evaluation")
     """Folder to write; made if missing."""
     mode: Mode = "exact"
-    model: Path | None = None
-    """Model file; the embedded one where left out."""
-    device: Device = "cpu"
-    """cpu or cuda."""
-    threads: int | None = None
-    """Processor threads; all cores where left out."""
+    model: ModelFile = None
+    device: DeviceFlag = "cpu"
+    threads: Threads = None
 
     def run(self) -> None:
         """Evaluate, write the folder, print a summary."""
-        self.source.check("evaluate")
+        self.regions.check("evaluate")
         from maskwise.data.atomic_files import make_folder
         from maskwise.model.predictor import Predictor
         from maskwise.reports.report_folder import write_report
         from maskwise.tasks.evaluation import evaluate
 
-        regions = self.source.read()
+        regions = self.regions.read()
         predictor = Predictor(self.model, mode=self.mode, device=self.device, threads=self.threads)
-        make_folder(self.output)  # An hour's work should not fail at its end for want of a place.
-        evaluation = evaluate(predictor, regions, data=self.source.name, sloppy=self.sloppy)
-        write_report(evaluation, self.output)
+        make_folder(self.output)  # Not after an hour's work: the folder may be impossible to make.
+        evaluation = evaluate(predictor, regions, data=self.regions.name, mask_noise=self.mask_noise)
+        missing = write_report(evaluation, self.output)
         print_summary(evaluation.report)
+        if missing is not None:
+            print(f"no pictures: {missing}")
         print(f"{self.output / 'report.md'}: the report")
 
 
-def print_summary(report: dict) -> None:
+def print_summary(report: Report) -> None:
     """Print the main numbers of a report as a table."""
     from rich.console import Console
     from rich.table import Table
 
     from maskwise.reports.formatting import interval, percent
+    from maskwise.reports.markdown import headline_rows
 
     table = Table("measure", box=None, pad_edge=False)
     for column in ("value", "95 % interval"):
         table.add_column(column, justify="right")
-    table.add_row("accuracy over regions (micro)", percent(report["micro"]), interval(report["micro_ci95"]))
-    table.add_row("mean over classes (macro)", percent(report["macro"]), interval(report["macro_ci95"]))
-    table.add_row("among the five most probable", percent(report["top5"]))
-    table.add_row("calibration error", percent(report["ece"]))
-    for name, found in report["by_size"]["coco"].items():
-        if found["regions"]:
-            label = f"micro, {name} regions ({found['regions']})"
-            table.add_row(label, percent(found["micro"]), interval(found["micro_ci95"]))
-    for kind, found in report["sloppy"].items():
-        table.add_row(f"micro, masks made sloppy: {kind}", percent(found["micro"]))
+    for row in headline_rows(report):
+        table.add_row(*row)
+    for name, size in report.by_size.coco.items():
+        if size.regions:
+            label = f"micro accuracy, {name} regions ({size.regions})"
+            table.add_row(label, percent(size.micro), interval(size.micro_ci95))
+    for kind, noisy in report.mask_noise.items():
+        table.add_row(f"micro accuracy, masks with noise: {kind}", percent(noisy.micro))
     console = Console()
-    console.print(f"{report['model']}: {report['regions']} regions, {report['images']} images", markup=False)
+    console.print(f"{report.model}: {report.regions} regions, {report.images} images", markup=False)
     console.print(table)
-    if report["unknown_classes"]:
-        left_out, classes = sum(report["unknown_classes"].values()), len(report["unknown_classes"])
+    if report.unknown_classes:
+        left_out, classes = sum(report.unknown_classes.values()), len(report.unknown_classes)
         print(f"left out: {left_out} regions of {classes} classes that the model does not know (see report.md)")

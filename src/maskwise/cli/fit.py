@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from maskwise.cli.options import Device, wrong_usage
-from maskwise.cli.region_options import Source
+from maskwise.cli.options import DeviceFlag, ModelFile, Threads, wrong_usage
+from maskwise.cli.region_options import RegionFlags
 
 if TYPE_CHECKING:
     from maskwise.tasks.fitting import Fit
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Make a model of your own classes from a few labelled regions of each, without torch.
+    """Fit a model of your own classes to a few labelled regions, without torch.
 
-    The regions are embedded by a model (the one inside Maskwise), and a last layer is fitted to that: which kind, how
-    strongly regularised and how sure of itself is settled by cross-validation over images. Ten regions a class are
-    a good start. The model file that comes out is like any other.
+    A new last layer is fitted to the embeddings of an existing model (default: the built-in one). Head type,
+    regularisation and temperature are chosen by cross-validation over whole images. Start with ten regions per class.
+    The result is a model file like any other.
 
     Examples:
       maskwise fit photos labels.json -o mine.onnx
@@ -29,38 +29,35 @@ class Command:
       maskwise predict photo.jpg --mask m.png --model mine.onnx
     """
 
-    source: Annotated[Source, tyro.conf.arg(name="")]
+    regions: Annotated[RegionFlags, tyro.conf.arg(name="")]
     """The labelled regions."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("model.onnx")
     """Model file to write."""
     per_class: int | None = None
-    """Learn from at most so many regions of a class, drawn over as many images as there are; all where left out."""
+    """Use at most this many regions per class, spread over as many images as possible (default: all)."""
     head: Literal["auto", "linear", "mean"] = "auto"
-    """Logistic regression, the nearest mean of a class, or whichever of both and their sum does best."""
+    """Logistic regression, nearest class mean, or whichever of both and their sum does best."""
     name: str = ""
-    """What the model is called; its file's name where left out."""
-    model: Path | None = None
-    """Model file whose embeddings are learned from; the embedded one where left out."""
-    device: Device = "cpu"
-    """cpu or cuda."""
-    threads: int | None = None
-    """Processor threads; all cores where left out."""
+    """Name of the model (default: its file's name)."""
+    model: ModelFile = None
+    device: DeviceFlag = "cpu"
+    threads: Threads = None
 
     def run(self) -> None:
-        """Fit, write the model file, say how good it is."""
-        self.source.check("fit")
+        """Fit, write the model file, print how good it is."""
+        self.regions.check("fit")
         if self.per_class is not None and self.per_class < 1:
             wrong_usage("fit", f"--per-class {self.per_class}: give at least 1")
         from maskwise.data.atomic_files import check_output
         from maskwise.data.sampling import sample_per_class
         from maskwise.tasks.fitting import fit_classes
 
-        inputs = [path for path in (self.source.annotations, self.source.classes) if path is not None]
+        inputs = [path for path in (self.regions.annotations, self.regions.classes) if path is not None]
         check_output(self.output, inputs=inputs)
-        regions = self.source.read()
+        regions = self.regions.read()
         if self.per_class is not None:
             regions = sample_per_class(regions, self.per_class)
-        found = fit_classes(
+        fit = fit_classes(
             regions,
             self.output,
             model=self.model,
@@ -69,39 +66,37 @@ class Command:
             device=self.device,
             threads=self.threads,
         )
-        print_fit(found)
+        print_fit(fit)
         print(f"{self.output}: the model file")
 
 
-def print_fit(found: Fit) -> None:
-    """Print the heads that were tried, and from how much."""
+def print_fit(fit: Fit) -> None:
+    """Print what was learned from and the heads that were tried."""
     from rich.console import Console
     from rich.table import Table
 
     from maskwise.reports.formatting import percent
 
-    chosen = found.trials[0]
-    fewest = min(found.regions, key=found.regions.__getitem__)
+    chosen = fit.trials[0]
+    fewest = min(fit.regions, key=fit.regions.__getitem__)
     console = Console()
     console.print(
-        f"{sum(found.regions.values())} regions of {len(found.regions)} classes (fewest: {found.regions[fewest]} of"
-        f" {fewest}), {found.seconds:.0f} s",
+        f"{sum(fit.regions.values())} regions of {len(fit.regions)} classes (fewest: {fit.regions[fewest]} of"
+        f" {fewest}), {fit.seconds:.0f} s",
         markup=False,
     )
     if chosen.micro is None:
-        print(
-            "accuracy unknown, probabilities not calibrated: that takes two classes with regions in two images or more"
-        )
+        print("accuracy unknown and probabilities not calibrated: two classes need regions in two or more images")
         return
     table = Table("head", box=None, pad_edge=False)
-    for column in ("over regions", "over classes", "temperature"):
+    for column in ("micro accuracy", "macro accuracy", "temperature"):
         table.add_column(column, justify="right")
-    for trial in found.trials:
+    for trial in fit.trials:
         name = trial.name + (" (chosen)" if trial is chosen else "")
         table.add_row(name, percent(trial.micro), percent(trial.macro), f"{trial.temperature:.2f}")
     console.print(
-        f"accuracy on images left out, the fit's own estimate, by {chosen.regions} regions of {chosen.classes} of the"
-        f" {len(found.regions)} classes (the likeliest head is chosen, not the most accurate):",
+        f"accuracy by cross-validation over images, {chosen.regions} regions of {chosen.classes} of the"
+        f" {len(fit.regions)} classes (the head with the lowest log loss is chosen):",
         markup=False,
     )
     console.print(table)

@@ -8,15 +8,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from maskwise.cli.options import Device, Mode
+from maskwise.cli.options import DeviceFlag, Mode, ModelFile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """Name every annotation of a COCO file.
 
-    Writes the same file with category_id, score, top_category_ids and top_scores in every annotation; all else, and the
-    order, stays. A killed run goes on where it was when started again.
+    Writes the same file with category_id, score, top_category_ids and top_scores in every annotation; everything else,
+    and the order, stays. An interrupted run resumes when you repeat the command.
 
     Examples:
       maskwise label photos segments.json -o named.json
@@ -26,23 +26,21 @@ class Command:
     images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
     """Folder of the images."""
     segments: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SEGMENTS.json")]
-    """COCO file; its annotations may lack categories."""
+    """COCO file; its annotations need no categories."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-    """The COCO file to write."""
+    """COCO file to write."""
     top: int = 5
-    """How many classes to give per annotation."""
+    """Number of classes per annotation."""
     engine: Literal["local", "ray"] = "local"
     """local: this process; ray: Ray Data, on this machine or a cluster."""
     mode: Mode = "auto"
-    model: Path | None = None
-    """Model file; the embedded one where left out."""
-    device: Device = "cpu"
-    """cpu or cuda."""
+    model: ModelFile = None
+    device: DeviceFlag = "cpu"
     threads: int | None = None
-    """Processor threads of a model; all cores where left out (with ray: one)."""
+    """CPU threads per model (default: all available cores; with ray: one)."""
 
     def run(self) -> None:
-        """Label and say how much was done."""
+        """Label, and print how much was done."""
         from maskwise.data.coco_file import read_coco
         from maskwise.model.predictor import Predictor
         from maskwise.tasks.labelling import label_coco

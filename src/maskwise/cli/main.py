@@ -8,13 +8,13 @@ from importlib import import_module
 COMMANDS = {
     "predict": "name regions of one image",
     "label": "name every annotation of a COCO file",
-    "evaluate": "measure a model on labelled regions",
-    "fit": "make a model of your own classes from a few labelled regions",
+    "evaluate": "evaluate a model on labelled regions",
+    "fit": "fit a model of your own classes to a few labelled regions",
     "train": "train a model on COCO files and label maps",
-    "average": "make one model of several runs",
-    "export": "make a model file of a training checkpoint",
-    "compare": "train variants alike and judge them on the same regions",
-    "import-eppel": "make a checkpoint of the author's published weights",
+    "average": "average the weights of several runs",
+    "export": "export a training checkpoint as a model file",
+    "compare": "train variants and evaluate them on the same regions",
+    "import-eppel": "convert the author's published weights to a checkpoint",
 }
 
 USAGE = """usage: maskwise COMMAND ...

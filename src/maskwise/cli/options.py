@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import inspect
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import tyro
-
-from maskwise.errors import MissingExtraError
 
 T = TypeVar("T")
 
 
 def parse_flags(command: type[T], args: list[str], prog: str, default: Any = None) -> T:
-    """Read a command's flags; exits with 2 on wrong ones.
+    """Parse a command's flags; wrong flags exit with 2.
 
     Args:
         command: dataclass whose docstring is the help text, examples included.
-        args: what follows the verb.
-        prog: how the help calls the command.
-        default: a command whose values are the flags' defaults, in place of the dataclass's.
+        args: the arguments after the verb.
+        prog: name of the command in the help.
+        default: a command whose values replace the dataclass's defaults.
     """
-    # The whole docstring is given: tyro alone would drop its examples as a section of its own.
+    # tyro alone would drop the examples of the docstring as a section of its own.
     more = {} if default is None else {"default": default}
     return tyro.cli(command, args=args, prog=prog, description=inspect.getdoc(command), **more)
 
 
-def needs_train(error: ModuleNotFoundError) -> MissingExtraError:
-    """What to say where the training floor is not installed."""
-    return MissingExtraError(f"this command needs the package {error.name}: pip install 'maskwise[train]'")
-
-
 def wrong_usage(verb: str, message: str) -> NoReturn:
-    """Say what is wrong with a command's flags and exit with 2."""
+    """Print what is wrong with a command's flags and exit with 2."""
     print(f"maskwise {verb}: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -41,9 +35,11 @@ def wrong_usage(verb: str, message: str) -> NoReturn:
 Mode = Annotated[
     Literal["auto", "exact", "shared"],
     tyro.conf.arg(
-        help="exact: a view for each mask; shared: masks share a few views of the image, which is faster and names"
-        " small regions less well; auto: where there are many masks, neighbours of like size share."
+        help="exact crops around every mask; shared uses at most eight crops per image, which is faster and names"
+        " small regions less well; auto shares crops between nearby masks of similar size once there are eight or"
+        " more."
     ),
 ]
-
-Device = Literal["cpu", "cuda"]
+DeviceFlag = Annotated[Literal["cpu", "cuda"], tyro.conf.arg(help="Where the model runs.")]
+ModelFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help="Model file (default: the built-in model).")]
+Threads = Annotated[int | None, tyro.conf.arg(metavar="N", help="CPU threads (default: all available cores).")]

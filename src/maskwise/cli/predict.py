@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from maskwise.cli.options import Device, Mode
+from maskwise.cli.options import DeviceFlag, Mode, ModelFile, Threads
 from maskwise.errors import AnnotationError, InputError, naming_mask
 
 if TYPE_CHECKING:
@@ -46,17 +46,14 @@ class Command:
     overlay: Path | None = None
     """Also write a picture of the named regions (PNG or JPEG)."""
     top: int = 3
-    """How many classes to give per region."""
+    """Number of classes per region."""
     mode: Mode = "auto"
-    model: Path | None = None
-    """Model file; the embedded one where left out."""
-    device: Device = "cpu"
-    """cpu or cuda."""
-    threads: int | None = None
-    """Processor threads; all cores where left out."""
+    model: ModelFile = None
+    device: DeviceFlag = "cpu"
+    threads: Threads = None
 
     def run(self) -> None:
-        """Predict, print the table, write what is asked for."""
+        """Predict, print the table, write the files."""
         from maskwise.data.atomic_files import check_output, write_json
         from maskwise.data.images import load_image
         from maskwise.model.predictor import Predictor
@@ -89,7 +86,7 @@ class Command:
             print(f"{len(masks)} masks shared {outputs.crops} crop(s); --mode exact crops around each", file=sys.stderr)
 
     def _regions(self, image_hw: tuple[int, int]) -> list[tuple[str, Mask]]:
-        """All regions asked for, each with what to call it."""
+        """Return the regions, each with its name in the table."""
         from maskwise.data.masks import Mask, check_size
 
         regions = []
@@ -108,7 +105,7 @@ class Command:
                 regions.append((f"polygon {index}", Mask.from_polygons([numbers(text, "--polygon")], image_hw)))
         return regions
 
-    def _record(self, regions: list[tuple[str, Mask]], predictions: list[Prediction], model: str) -> dict:
+    def _record(self, regions: list[tuple[str, Mask]], predictions: list[Prediction], model: str) -> dict[str, Any]:
         return {
             "image": self.image.name,
             "model": model,
@@ -161,13 +158,14 @@ def print_table(regions: list[str], predictions: list[Prediction]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for column, justify in (
+    columns: tuple[tuple[str, Literal["left", "right"]], ...] = (
         ("#", "right"),
         ("region", "left"),
         ("name", "left"),
         ("probability", "right"),
-        ("or else", "left"),
-    ):
+        ("runners-up", "left"),
+    )
+    for column, justify in columns:
         table.add_column(column, justify=justify)
     for index, (region, prediction) in enumerate(zip(regions, predictions, strict=True), start=1):
         others = ", ".join(f"{other.name} {other.probability:.0%}" for other in prediction.names[1:])

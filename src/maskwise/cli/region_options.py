@@ -15,40 +15,40 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class RegionFlags:
     """Labelled regions: a COCO file, or label maps."""
 
     images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
     """Folder of the images."""
     annotations: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[ANNOTATIONS]")] = None
-    """COCO file; left out with --label-maps."""
+    """COCO file; omit it with --label-maps."""
     label_maps: Path | None = None
     """Folder of PNGs whose pixel values are classes, instead of a COCO file; each connected component is a region."""
     classes: Path | None = None
-    """With --label-maps: text file, line n (from 0) names pixel value n."""
+    """With --label-maps: text file whose line n (from 0) names pixel value n."""
     ignore: tuple[str, ...] = ()
-    """Classes to leave out, by their names in the annotations."""
+    """Classes to ignore, by their names in the annotations."""
     rename: tuple[str, ...] = ()
-    """OLD=NEW: classes of the annotations that shall be called otherwise."""
+    """Rename annotation classes, for example sofa=couch."""
     min_area: int = 0
-    """Leave out smaller regions, pixels."""
+    """Ignore regions smaller than this, pixels."""
 
     @property
     def name(self) -> str:
-        """What a report calls the regions: a COCO file says by its name what it is of, a folder `labels` does not."""
-        path = (self.annotations or self.label_maps).absolute()
-        return path.name if self.annotations else "/".join(path.parts[-2:])
+        """Name of the regions in a report: the COCO file's, or the label maps' folder and the folder around it."""
+        if self.annotations is not None:
+            return self.annotations.absolute().name
+        assert self.label_maps is not None, "see `check`"
+        return "/".join(self.label_maps.absolute().parts[-2:])
 
     def check(self, verb: str) -> None:
-        """Exit with 2 where flags contradict each other.
+        """Exit with 2 if flags contradict each other.
 
         Args:
             verb: the command.
         """
         if (self.annotations is None) == (self.label_maps is None):
-            wrong_usage(
-                verb, "give the regions either as ANNOTATIONS (a COCO file) or with --label-maps, one of the two"
-            )
+            wrong_usage(verb, "give either ANNOTATIONS (a COCO file) or --label-maps")
         if (self.label_maps is None) != (self.classes is None):
             wrong_usage(verb, "--label-maps and --classes go together")
         for text in self.rename:
@@ -56,18 +56,20 @@ class Source:
                 wrong_usage(verb, f"--rename {text}: give OLD=NEW")
 
     def read(self) -> RegionSet:
-        """The regions.
+        """Read the regions.
 
         Raises:
-            AnnotationError: the annotations cannot be used, or have no such class to leave out or rename.
+            AnnotationError: the annotations cannot be used, or have no such class to ignore or rename.
         """
         from maskwise.data.coco_regions import regions_from_coco
         from maskwise.data.label_maps import regions_from_label_maps
 
         if self.annotations is None:
+            assert self.label_maps is not None, "see `check`"
+            assert self.classes is not None, "see `check`"
             regions = regions_from_label_maps(self.label_maps, self.images, self.classes, min_area=self.min_area)
         else:
             regions = regions_from_coco(self.annotations, self.images)
-            if self.min_area:  # Areas that the file does not state are counted, which takes its time.
+            if self.min_area:  # Slow for a file that does not state areas: the masks are read.
                 regions = regions.only(regions.regions.areas() >= self.min_area)
         return regions.without(self.ignore).renamed(dict(text.split("=", 1) for text in self.rename))

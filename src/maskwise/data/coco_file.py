@@ -53,12 +53,12 @@ class CocoFile:
         """The file name of an image, by its row."""
         return self.index.file_name[image].decode()
 
-    def ids(self, annotation: int) -> tuple[Id, Id]:
+    def ids(self, annotation: int, /) -> tuple[Id, Id]:
         """The id of the annotation's image, and its own."""
         index = self.index
         return value_of(index.image_id, int(index.image[annotation])), value_of(index.annotation_id, annotation)
 
-    def read_mask(self, annotation: int, image_path: Path) -> Mask:
+    def read_mask(self, annotation: int, image_path: Path, /) -> Mask:
         """The mask of an annotation, in the size that the file states, else in that of the image.
 
         Args:

@@ -150,6 +150,8 @@ def index_of(path: Path, text: Text) -> CocoIndex:
             names the file and the record.
     """
     sections = _sections(path, text)
+    assert sections.images is not UNSET, "see `_sections`"
+    assert sections.annotations is not UNSET, "see `_sections`"
     images = _decoded(path, "images", sections.images, _Image)
     categories = [] if sections.categories is UNSET else _decoded(path, "categories", sections.categories, _Category)
     image_ids, category_ids = ([record.id for record in records] for records in (images, categories))
@@ -182,9 +184,9 @@ def _sections(path: Path, text: Text) -> _Sections:
         raise AnnotationError(f"{path}: has no list {section[1]!r}; a COCO file needs it") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: is not JSON ({error}, {_place(text, str(error))})") from error
-    for section in ("images", "annotations"):
-        if getattr(sections, section) is UNSET:
-            raise AnnotationError(f"{path}: has no list {section!r}; a COCO file needs it")
+    for name in ("images", "annotations"):
+        if getattr(sections, name) is UNSET:
+            raise AnnotationError(f"{path}: has no list {name!r}; a COCO file needs it")
     return sections
 
 
@@ -233,7 +235,7 @@ def _annotation_columns(
 ) -> dict[str, np.ndarray]:
     """The columns of annotations; -1 for images and categories that the file does not list."""
     ids: list[Id] = []
-    columns = {
+    columns: dict[str, np.ndarray] = {
         "image": np.empty(len(raws), dtype=np.int32),
         "category": np.empty(len(raws), dtype=np.int32),
         "area": np.empty(len(raws), dtype=np.float64),
@@ -246,7 +248,9 @@ def _annotation_columns(
         records = _decoded(path, "annotations", raws[rows], _Annotation, first)
         ids += [record.id for record in records]
         columns["image"][rows] = [image_rows.get(record.image_id, -1) for record in records]
-        columns["category"][rows] = [category_rows.get(record.category_id, -1) for record in records]
+        columns["category"][rows] = [
+            -1 if record.category_id is None else category_rows.get(record.category_id, -1) for record in records
+        ]
         columns["area"][rows] = _numbers([record.area for record in records])
         columns["crowd"][rows] = [bool(record.iscrowd) for record in records]
         columns["start"][rows], columns["length"][rows] = _places(text, raws[rows])

@@ -39,12 +39,12 @@ def regions_from_coco(
     by_category = Regions(
         names=tuple(category.name for category in categories),
         images=images,
-        sources=(coco,),
+        readers=(coco,),
         name=coco.index.category[order],
         image=image[of_row].astype(np.int32),
         stated_area=coco.index.area[order],
         crowd=coco.index.crowd[order],
-        source=np.zeros(len(order), dtype=np.int32),
+        reader=np.zeros(len(order), dtype=np.int32),
         record=order,
     )
     return RegionSet(categories, by_category).renamed({})  # Two categories of one name are one class.

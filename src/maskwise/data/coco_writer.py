@@ -59,9 +59,8 @@ def _with_known(given: list[dict[str, Any]], known: Sequence[Category]) -> tuple
     for category in known:
         if category.name not in ids:
             taken = set(ids.values())
-            ids[category.name] = (
-                category.id if category.id not in taken else max(i for i in taken if isinstance(i, int)) + 1
-            )
+            next_free = max((value for value in taken if isinstance(value, int)), default=0) + 1
+            ids[category.name] = category.id if category.id not in taken else next_free
             categories.append({"id": ids[category.name], "name": category.name})
     return categories, [ids[category.name] for category in known]
 

@@ -94,12 +94,12 @@ def regions_from_label_maps(
     regions = Regions(
         names=names,
         images=np.array([os.fsencode(image) for image in images], dtype=bytes),
-        sources=(LabelMaps(tuple(label_paths), maps, value, component),),
+        readers=(LabelMaps(tuple(label_paths), maps, value, component),),
         name=value.astype(np.int32),
         image=maps,
         stated_area=area.astype(np.float64),
         crowd=np.zeros(len(maps), dtype=bool),
-        source=np.zeros(len(maps), dtype=np.int32),
+        reader=np.zeros(len(maps), dtype=np.int32),
         record=np.arange(len(maps), dtype=np.int64),
     )
     return RegionSet(tuple(Category(value, name) for value, name in enumerate(names)), regions)
@@ -121,12 +121,12 @@ class LabelMaps:
     value: Int64[np.ndarray, " records"]
     component: Int64[np.ndarray, " records"]
 
-    def ids(self, record: int) -> tuple[str, str]:
+    def ids(self, record: int, /) -> tuple[str, str]:
         """The label map's name without suffix, and name/value/component."""
         name = self.paths[self.map[record]].stem
         return name, f"{name}/{self.value[record]}/{self.component[record]}"
 
-    def read_mask(self, record: int, _: Path) -> Mask:
+    def read_mask(self, record: int, _: Path, /) -> Mask:
         """The component's pixels.
 
         Raises:

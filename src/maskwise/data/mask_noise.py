@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import cv2
 import numpy as np
 from jaxtyping import UInt8
@@ -9,21 +11,19 @@ from jaxtyping import UInt8
 from maskwise.data.masks import Mask
 from maskwise.errors import MaskError
 
-NOISE_KINDS = ("dilate", "erode", "shift", "box", "polygon")
+NoiseKind = Literal["dilate", "erode", "shift", "box", "polygon"]
+NOISE_KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)
 
 
-def perturb_mask(mask: Mask, kind: str, strength: float, *, angle: float = 0.0) -> Mask:
-    """A mask made worse in one way; the mask itself where nothing of it would be left.
+def perturb_mask(mask: Mask, kind: NoiseKind, strength: float, *, angle: float = 0.0) -> Mask:
+    """Return a mask with noise; the mask itself if nothing of it would be left.
 
     Args:
         mask: an exact mask.
-        kind: `dilate` or `erode` by strength; `shift` by two thirds of it; `box`, its box; `polygon`, its outlines
-            drawn with corners only (to within half of it).
-        strength: over the region's size (square root of its area), 0 to 1.
+        kind: `dilate` or `erode` by the strength; `shift` by two thirds of it; `box`: its bounding box; `polygon`: its
+            outlines with few corners (to within half of the strength).
+        strength: share of the region's size (square root of its area), 0 to 1.
         angle: direction of a shift, radians.
-
-    Raises:
-        ValueError: another kind.
     """
     if kind == "box":
         return Mask.from_box(mask.box_xywh, mask.image_hw)
@@ -36,12 +36,11 @@ def perturb_mask(mask: Mask, kind: str, strength: float, *, angle: float = 0.0) 
     elif kind == "erode":
         bits = cv2.distanceTransform(bits, cv2.DIST_L2, 5) > radius
     elif kind == "shift":
-        shift = np.float32([[1, 0, radius * np.cos(angle) * 2 / 3], [0, 1, radius * np.sin(angle) * 2 / 3]])
-        bits = cv2.warpAffine(bits, shift, bits.shape[::-1], flags=cv2.INTER_NEAREST)
-    elif kind == "polygon":
-        bits = _coarse_outline(bits, radius / 2)
+        by = radius * 2 / 3
+        shift = np.array([[1, 0, by * np.cos(angle)], [0, 1, by * np.sin(angle)]], dtype=np.float32)
+        bits = np.asarray(cv2.warpAffine(bits, shift, bits.shape[::-1], flags=cv2.INTER_NEAREST), dtype=np.uint8)
     else:
-        raise ValueError(f"kind {kind!r}; accepted are {', '.join(NOISE_KINDS)}")
+        bits = _coarse_outline(bits, radius / 2)
     return _placed(bits, (x - margin, y - margin), mask)
 
 
@@ -52,7 +51,7 @@ def _coarse_outline(bits: UInt8[np.ndarray, "h w"], tolerance: float) -> UInt8[n
 
 
 def _placed(bits: np.ndarray, origin_xy: tuple[int, int], mask: Mask) -> Mask:
-    """Bits at a place of the mask's image, cut at its edge; `mask` itself where nothing is left."""
+    """Return a mask of these bits, clipped to the image; `mask` itself if nothing is left."""
     height, width = mask.image_hw
     left, top = max(-origin_xy[0], 0), max(-origin_xy[1], 0)
     bits = bits[top : height - origin_xy[1], left : width - origin_xy[0]]

@@ -225,7 +225,7 @@ def _set_pixels(file: Image.Image) -> np.ndarray:
         opaque, colour = array[..., -1] != 0, array[..., :-1].any(axis=-1)
         # Editors save a cut-out as black on transparent: then opacity alone is the mask.
         return opaque & colour if (opaque & colour).any() else opaque
-    return array.any(axis=-1)
+    return np.asarray(array.any(axis=-1))
 
 
 def check_size(mask: Mask, image_hw: tuple[int, int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import index
 from pathlib import Path
@@ -14,48 +14,51 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
 from maskwise.concurrency import prefetch
-from maskwise.data.images import Pixels, load_image
+from maskwise.data.coco_index import Id
+from maskwise.data.images import Pixels, check_pixels, load_image
 from maskwise.data.masks import Mask, check_size
 from maskwise.errors import AnnotationError, ImageError, naming_mask
 
 
 @dataclass(frozen=True)
 class Category:
-    """A class by name, with its number in the annotations (COCO's have gaps)."""
+    """A class, and its id in the annotations (COCO's have gaps; other tools use strings)."""
 
-    id: int
+    id: Id
     name: str
 
 
 @dataclass(frozen=True)
 class LabelledRegion:
-    """One annotated region; its mask is read only when asked for.
+    """One annotated region; its mask is read on demand.
 
     Attributes:
-        image_path: the image file.
+        image_path: the image file, or a name for an image in memory.
         image_id: the image's id in its annotations.
         region_id: the region's id in its annotations.
         name: its class.
-        stated_area: pixels, as the annotations state it; None where they do not.
-        crowd: marks many objects at once; left out except in the published protocols.
-        read_mask: gives the mask; raises AnnotationError, ImageError or MaskError.
+        stated_area: area that the annotations state, pixels; None if they do not.
+        crowd: whether it marks many objects at once; counted in the published protocols only.
+        read_mask: returns the mask; raises AnnotationError, ImageError or MaskError.
+        image: the image in memory, height x width x 3, RGB; None to read the file.
     """
 
     image_path: Path
-    image_id: int | str
-    region_id: int | str
+    image_id: Id
+    region_id: Id
     name: str
     stated_area: float | None
     crowd: bool
     read_mask: Callable[[], Mask]
+    image: Pixels | None = field(default=None, repr=False, compare=False)
 
     @property
     def area(self) -> float:
-        """Pixels, as the annotations state it (COCO's sizes go by this), else counted."""
+        """Area that the annotations state (COCO's sizes go by it), else that of the mask; pixels."""
         return float(self.read_mask().area) if self.stated_area is None else self.stated_area
 
     def mask_of(self, image_hw: tuple[int, int]) -> Mask:
-        """The mask, refused where it is not of the image's size.
+        """Read the mask and check its size.
 
         Args:
             image_hw: the image's height and width, pixels.
@@ -70,15 +73,15 @@ class LabelledRegion:
 
 
 @runtime_checkable
-class RegionSource(Protocol):
-    """Annotations that regions are read from, record by record."""
+class MaskReader(Protocol):
+    """Reads masks of annotations, record by record."""
 
-    def ids(self, record: int) -> tuple[int | str, int | str]:
-        """What the annotations call the record's image and the record itself."""
+    def ids(self, record: int, /) -> tuple[Id, Id]:
+        """Return the ids of the record's image and of the record."""
         ...
 
-    def read_mask(self, record: int, image_path: Path) -> Mask:
-        """The mask of a record of an image.
+    def read_mask(self, record: int, image_path: Path, /) -> Mask:
+        """Read the mask of a record of an image.
 
         Raises:
             AnnotationError, ImageError, MaskError: it cannot be made.
@@ -88,35 +91,33 @@ class RegionSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Regions(Sequence[LabelledRegion]):
-    """Labelled regions in columns: a sequence that makes each `LabelledRegion` when it is asked for.
-
-    The columns take 29 bytes a region.
+    """Labelled regions in columns (29 bytes per region): a sequence that makes each `LabelledRegion` on demand.
 
     Attributes:
         names: classes, each once.
         images: image files, each once, as `os.fsencode` gives them.
-        sources: where masks and ids are read from.
-        name: number of the region's class in `names`.
-        image: number of its image in `images`.
-        stated_area: pixels, as the annotations state it; not a number where they do not.
+        readers: where masks and ids are read from.
+        name: place of the region's class in `names`.
+        image: place of its image in `images`.
+        stated_area: area that the annotations state, pixels; NaN if they do not.
         crowd: whether it marks many objects at once.
-        source: number of its source in `sources`.
-        record: its number in the source.
+        reader: place of its reader in `readers`.
+        record: its number in the reader.
     """
 
     names: tuple[str, ...]
     images: np.ndarray
-    sources: tuple[RegionSource, ...]
+    readers: tuple[MaskReader, ...]
     name: Int32[np.ndarray, " regions"]
     image: Int32[np.ndarray, " regions"]
     stated_area: Float64[np.ndarray, " regions"]
     crowd: Bool[np.ndarray, " regions"]
-    source: Int32[np.ndarray, " regions"]
+    reader: Int32[np.ndarray, " regions"]
     record: Int64[np.ndarray, " regions"]
 
     @classmethod
     def of(cls, regions: Iterable[LabelledRegion]) -> Regions:
-        """Regions that are already at hand, in columns."""
+        """Return regions in columns."""
         if isinstance(regions, Regions):
             return regions
         given = _Given(tuple(regions))
@@ -126,31 +127,31 @@ class Regions(Sequence[LabelledRegion]):
         return cls(
             names=tuple(names),
             images=np.array([os.fsencode(path) for path in paths], dtype=bytes),
-            sources=(given,),
+            readers=(given,),
             name=np.array([names[region.name] for region in given.regions], dtype=np.int32),
             image=np.array([paths[region.image_path] for region in given.regions], dtype=np.int32),
             stated_area=np.array(areas, dtype=np.float64),
             crowd=np.array([region.crowd for region in given.regions], dtype=bool),
-            source=np.zeros(len(given.regions), dtype=np.int32),
+            reader=np.zeros(len(given.regions), dtype=np.int32),
             record=np.arange(len(given.regions), dtype=np.int64),
         )
 
     @classmethod
     def joined(cls, parts: Sequence[Regions]) -> Regions:
-        """All regions of several sets, one after the other; classes meet by name and images by path."""
+        """Return the regions of several sets, one set after the other; classes are matched by name, images by path."""
         names = {name: code for code, name in enumerate(dict.fromkeys(name for part in parts for name in part.names))}
         images, new = np.unique(np.concatenate([part.images for part in parts]), return_inverse=True)
-        new = np.split(new.astype(np.int32), np.cumsum([len(part.images) for part in parts]))
-        sources = np.cumsum([0, *(len(part.sources) for part in parts)], dtype=np.int32)
+        places = np.split(new.astype(np.int32), np.cumsum([len(part.images) for part in parts]))
+        readers = np.cumsum([0, *(len(part.readers) for part in parts)], dtype=np.int32)
         return cls(
             names=tuple(names),
             images=images,
-            sources=tuple(source for part in parts for source in part.sources),
+            readers=tuple(reader for part in parts for reader in part.readers),
             name=np.concatenate([part.numbered(names) for part in parts]),
-            image=np.concatenate([new[i][part.image] for i, part in enumerate(parts)]),
+            image=np.concatenate([places[i][part.image] for i, part in enumerate(parts)]),
             stated_area=np.concatenate([part.stated_area for part in parts]),
             crowd=np.concatenate([part.crowd for part in parts]),
-            source=np.concatenate([sources[i] + part.source for i, part in enumerate(parts)]),
+            reader=np.concatenate([readers[i] + part.reader for i, part in enumerate(parts)]),
             record=np.concatenate([part.record for part in parts]),
         )
 
@@ -165,9 +166,9 @@ class Regions(Sequence[LabelledRegion]):
         if isinstance(number, slice):
             return self.only(np.arange(len(self))[number])
         number = index(number)
-        source, record = self.sources[self.source[number]], int(self.record[number])
+        reader, record = self.readers[self.reader[number]], int(self.record[number])
         image_path = self.image_path(number)
-        image_id, region_id = source.ids(record)
+        image_id, region_id = reader.ids(record)
         area = float(self.stated_area[number])
         return LabelledRegion(
             image_path=image_path,
@@ -176,56 +177,73 @@ class Regions(Sequence[LabelledRegion]):
             name=self.names[self.name[number]],
             stated_area=None if np.isnan(area) else area,
             crowd=bool(self.crowd[number]),
-            read_mask=partial(source.read_mask, record, image_path),
+            read_mask=partial(reader.read_mask, record, image_path),
         )
 
     def image_path(self, number: SupportsIndex) -> Path:
-        """The image file of a region."""
+        """Return the image file of a region."""
         return Path(os.fsdecode(self.images[self.image[index(number)]]))
 
     def only(self, chosen: Bool[np.ndarray, " regions"] | Int[np.ndarray, " chosen"]) -> Regions:
-        """Some of the regions.
+        """Return some of the regions.
 
         Args:
-            chosen: of every region whether it stays; or the numbers of those that stay, in the order wanted.
+            chosen: for every region whether it stays; or the numbers of those that stay, in the order wanted.
         """
-        columns = ("name", "image", "stated_area", "crowd", "source", "record")
+        columns = ("name", "image", "stated_area", "crowd", "reader", "record")
         return replace(self, **{column: getattr(self, column)[chosen] for column in columns})
 
+    def read_image(self, number: SupportsIndex) -> Pixels:
+        """Read the image of a region.
+
+        Raises:
+            ImageError: the file cannot be read.
+        """
+        reader = self.readers[self.reader[index(number)]]
+        if isinstance(reader, _Given):
+            image = reader.regions[int(self.record[index(number)])].image
+            if image is not None:
+                return image
+        return load_image(self.image_path(number))
+
     def numbered(self, numbers: Mapping[str, int]) -> Int32[np.ndarray, " regions"]:
-        """What number each region's class has among numbers of names; -1 where it has none."""
+        """Return the number of each region's class; -1 if it has none.
+
+        Args:
+            numbers: number of each class.
+        """
         return np.array([numbers.get(name, -1) for name in self.names], dtype=np.int32)[self.name]
 
     def called(self, names: Collection[str]) -> Bool[np.ndarray, " regions"]:
-        """Whether each region's class is among some names."""
+        """Return which regions are of some classes."""
         return self.numbered(dict.fromkeys(names, 0)) == 0
 
     def counts(self) -> dict[str, int]:
-        """How many regions each class has, those that have any."""
+        """Return the number of regions of each class that has any."""
         counts = np.bincount(self.name, minlength=len(self.names)).tolist()
         return {name: count for name, count in zip(self.names, counts, strict=True) if count}
 
     def areas(self) -> Float64[np.ndarray, " regions"]:
-        """Pixels: as the annotations state it, else counted, for which the masks are read."""
+        """Return areas that the annotations state, else those of the masks, which are read; pixels."""
         areas = self.stated_area.copy()
         for number in np.flatnonzero(np.isnan(areas)).tolist():
             areas[number] = self[number].area
         return areas
 
     def renamed(self, names: Mapping[str, str]) -> Regions:
-        """The same with classes called otherwise; what has no new name keeps its own."""
+        """Return the regions with classes renamed; others keep their names."""
         new = [names.get(name, name) for name in self.names]
         numbers = {name: code for code, name in enumerate(dict.fromkeys(new))}
         codes = np.array([numbers[name] for name in new], dtype=np.int32)
         return replace(self, names=tuple(numbers), name=codes[self.name])
 
     def by_image(self) -> Iterator[Int64[np.ndarray, " of_image"]]:
-        """The numbers of each image's regions, images in order of first mention."""
+        """Yield the numbers of each image's regions, images in order of first mention."""
         return grouped(self.image)
 
 
 def by_first_mention(codes: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """Values replaced by 0, 1, 2, ... in the order in which they first stand.
+    """Replace values by 0, 1, 2, ... in order of first mention.
 
     >>> by_first_mention(np.array([7, 3, 7, 5])).tolist()
     [0, 1, 0, 2]
@@ -235,7 +253,7 @@ def by_first_mention(codes: Int[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
 
 
 def grouped(codes: Int[np.ndarray, " n"]) -> Iterator[Int64[np.ndarray, " of_value"]]:
-    """The positions of each value, values in the order in which they first stand.
+    """Yield the positions of each value, values in order of first mention.
 
     >>> [positions.tolist() for positions in grouped(np.array([7, 3, 7, 5]))]
     [[0, 2], [1], [3]]
@@ -252,37 +270,89 @@ def grouped(codes: Int[np.ndarray, " n"]) -> Iterator[Int64[np.ndarray, " of_val
 
 @dataclass(frozen=True)
 class _Given:
-    """A source of regions that are objects already."""
+    """Reads the masks of regions that are objects already."""
 
     regions: tuple[LabelledRegion, ...]
 
-    def ids(self, record: int) -> tuple[int | str, int | str]:
+    def ids(self, record: int, /) -> tuple[Id, Id]:
         return self.regions[record].image_id, self.regions[record].region_id
 
-    def read_mask(self, record: int, _: Path) -> Mask:
+    def read_mask(self, record: int, _: Path, /) -> Mask:
         return self.regions[record].read_mask()
+
+
+def _same(mask: Mask) -> Mask:
+    return mask
 
 
 @dataclass(frozen=True, eq=False)
 class RegionSet:
-    """Labelled regions and the classes they may have, in the annotations' order (regions of an image together)."""
+    """Labelled regions and the classes that they may have.
+
+    Attributes:
+        categories: the classes.
+        regions: in the annotations' order, those of an image together.
+    """
 
     categories: tuple[Category, ...]
     regions: Regions
 
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Sequence[np.ndarray],
+        masks: Sequence[Sequence[np.ndarray | Mask] | np.ndarray],
+        names: Sequence[Sequence[str]],
+    ) -> RegionSet:
+        """Return labelled regions of images in memory, for `evaluate` and `fit_classes`.
+
+        Args:
+            images: each height x width x 3, uint8, RGB.
+            masks: for each image its regions: N x height x width, or a sequence of such arrays or of `Mask`.
+            names: for each image the classes of its regions.
+
+        Raises:
+            ImageError: an image has another shape or type.
+            MaskError: a mask has another size than its image or no pixel set; the message has both indices.
+            AnnotationError: the numbers of images, masks and names differ.
+
+        >>> image, mask = np.zeros((4, 6, 3), dtype=np.uint8), np.eye(4, 6, dtype=bool)
+        >>> RegionSet.from_arrays([image], [[mask]], [["diagonal"]]).regions.counts()
+        {'diagonal': 1}
+        """
+        if not len(images) == len(masks) == len(names):
+            raise AnnotationError(
+                f"{len(images)} images, masks of {len(masks)} and names of {len(names)}; give as many of each"
+            )
+        regions = []
+        for number, (image, of_image, classes) in enumerate(zip(images, masks, names, strict=True)):
+            if len(of_image) != len(classes):
+                raise AnnotationError(f"image {number} has {len(of_image)} masks and {len(classes)} names")
+            pixels = check_pixels(image)
+            for place, (given, name) in enumerate(zip(of_image, classes, strict=True)):
+                with naming_mask(f"image {number}, mask {place}"):
+                    mask = given if isinstance(given, Mask) else Mask.from_array(np.asarray(given))
+                    check_size(mask, (pixels.shape[0], pixels.shape[1]))
+                read = partial(_same, mask)
+                path = Path(f"image {number}")
+                regions.append(LabelledRegion(path, number, place, name, None, False, read, image=pixels))
+        classes_of_all = dict.fromkeys(region.name for region in regions)
+        categories = tuple(Category(number, name) for number, name in enumerate(classes_of_all))
+        return cls(categories, Regions.of(regions))
+
     def renamed(self, names: Mapping[str, str]) -> RegionSet:
-        """The same with classes called otherwise; two classes of one new name become one.
+        """Return the set with classes renamed; two classes of one new name become one.
 
         Raises:
             AnnotationError: a name to be replaced is not a class here.
         """
         self._refuse_unknown(names, "rename")
-        categories = {names.get(c.name, c.name): c for c in reversed(self.categories)}
-        categories = tuple(replace(c, name=name) for name, c in reversed(categories.items()))
+        first = {names.get(c.name, c.name): c for c in reversed(self.categories)}
+        categories = tuple(replace(c, name=name) for name, c in reversed(first.items()))
         return RegionSet(categories, self.regions.renamed(names))
 
     def without(self, names: Sequence[str]) -> RegionSet:
-        """The same without some classes and their regions.
+        """Return the set without some classes and their regions.
 
         Raises:
             AnnotationError: a name is not a class here.
@@ -292,7 +362,7 @@ class RegionSet:
         return RegionSet(categories, self.regions.only(~self.regions.called(names)))
 
     def only(self, chosen: Bool[np.ndarray, " regions"]) -> RegionSet:
-        """The same with some of the regions; the classes stay."""
+        """Return the set with some of the regions and all classes."""
         return replace(self, regions=self.regions.only(chosen))
 
     def _refuse_unknown(self, names: Sequence[str] | Mapping[str, str], verb: str) -> None:
@@ -305,16 +375,16 @@ class RegionSet:
 def read_by_image(
     regions: Sequence[LabelledRegion], *, unreadable: list[ImageError] | None = None
 ) -> Iterator[tuple[list[int], Pixels, list[Mask]]]:
-    """Each image once, in order of first mention, with the numbers of its regions in the sequence and their masks.
+    """Yield each image once, in order of first mention, with the numbers of its regions and their masks.
 
     The next image is read while one is in use.
 
     Args:
         regions: the regions.
-        unreadable: gets the errors of images that cannot be used, whose regions are then left out.
+        unreadable: gets the errors of images that cannot be used; their regions are then left out.
 
     Raises:
-        ImageError: an image cannot be used, and `unreadable` is left out.
+        ImageError: an image cannot be used, and `unreadable` is None.
         MaskError: a mask cannot be used or has another size than its image; the message names the region.
     """
     return prefetch(_read_by_image(Regions.of(regions), unreadable))
@@ -325,7 +395,7 @@ def _read_by_image(
 ) -> Iterator[tuple[list[int], Pixels, list[Mask]]]:
     for numbers in map(np.ndarray.tolist, regions.by_image()):
         try:
-            image = load_image(regions.image_path(numbers[0]))
+            image = regions.read_image(numbers[0])
         except ImageError as error:
             if unreadable is None:
                 raise

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int32
 
+from maskwise.data.coco_index import Id
 from maskwise.data.regions import Category
 from maskwise.errors import InputError
 
@@ -23,7 +24,7 @@ class Name:
     """
 
     name: str
-    category_id: int | str
+    category_id: Id
     probability: float
 
 
@@ -47,7 +48,7 @@ class Prediction:
         return self.names[0].name
 
     @property
-    def category_id(self) -> int | str:
+    def category_id(self) -> Id:
         """Its id in the model's list of classes."""
         return self.names[0].category_id
 

@@ -191,7 +191,7 @@ class Predictor:
             confidence=best.probabilities[:, 0].astype(np.float32),
             data={**detections.data, "class_name": np.array([categories[i].name for i in classes], dtype=str)},
         )
-        return filled  # type: ignore[no-any-return]
+        return filled
 
     def run(self, image: np.ndarray, masks: Masks, *, logits: bool = True, embeddings: bool = False) -> ImageOutputs:
         """Return what the network makes of regions, as arrays.

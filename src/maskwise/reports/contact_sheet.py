@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
-from jaxtyping import Bool, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
 
-from maskwise.data.atomic_files import whole_file
 from maskwise.data.images import Pixels
+from maskwise.reports.drawing import draw_outline, font
 
 LONGEST = 320
-"""Longer views are shrunk to this, shorter ones enlarged by the largest whole factor that stays below it, pixels."""
+"""Longest side of a drawn crop: larger crops are shrunk, smaller ones enlarged by a whole factor, pixels."""
 NARROWEST = 160
-"""A column is at least this wide, so that the words have room, pixels."""
+"""Minimum width of a column, so that the words have room, pixels."""
 GAP = 12
-"""Between columns, between rows, and at the sheet's edge, pixels."""
+"""Space between columns, between rows and at the edges, pixels."""
 LINE = 16
 """Height of a line of words, pixels."""
+FONT_SIZE = 12
+"""Height of the letters, pixels."""
 YELLOW_RGB, BLACK_RGB, GREY_RGB, WHITE_RGB = (255, 225, 25), (0, 0, 0), (90, 90, 90), (255, 255, 255)
 
 
@@ -64,16 +63,6 @@ def make_contact_sheet(tiles: Sequence[Tile], columns: int = 5) -> Pixels:
     return np.array(page)
 
 
-def write_picture(path: Path, pixels: Pixels) -> None:
-    """Write in the format of the path's suffix, whole or not at all.
-
-    Raises:
-        InputError: the folder does not exist or cannot be written to.
-    """
-    with whole_file(path) as temporary:
-        Image.fromarray(pixels).save(temporary)
-
-
 def outlined(
     pixels: Pixels, coverage: UInt8[np.ndarray, "height width"]
 ) -> UInt8[np.ndarray, "drawn_height drawn_width 3"]:
@@ -91,21 +80,6 @@ def outlined(
     return scene
 
 
-def draw_outline(
-    scene: Pixels, inside: Bool[np.ndarray, "height width"], colour: tuple[int, int, int], thickness: int
-) -> None:
-    """Draw along a region's edge, its holes' edges too, in place.
-
-    Args:
-        scene: the image, rows one after the other in memory.
-        inside: the region.
-        colour: in the scene's order of channels, 0 to 255.
-        thickness: 1 is the region's own outermost pixels, more spreads to both sides, pixels.
-    """
-    contours, _ = cv2.findContours(inside.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(scene, contours, -1, colour, thickness)
-
-
 def _scaled(array: np.ndarray) -> np.ndarray:
     height, width = array.shape[:2]
     longest = max(height, width)
@@ -120,20 +94,14 @@ def _write(page: Image.Image, lines: Sequence[str], centre: int, top: int, width
     draw = ImageDraw.Draw(page)
     for number, line in enumerate(lines):
         colour = GREY_RGB if number else BLACK_RGB
-        draw.text((centre, top + LINE * (number + 1)), shortened(line, width), colour, _font(), anchor="ms")
+        draw.text((centre, top + LINE * (number + 1)), shortened(line, width), colour, font(FONT_SIZE), anchor="ms")
 
 
 def shortened(text: str, width: int) -> str:
     """The text, without its middle where it would be wider than that many pixels on a sheet."""
     kept = len(text)
     short = text
-    while kept > 2 and _font().getlength(short) > width:
+    while kept > 2 and font(FONT_SIZE).getlength(short) > width:
         kept -= 1
         short = text[: kept - kept // 2] + "…" + text[len(text) - kept // 2 :]
     return short
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont:
-    # Matplotlib brings this font along; Pillow's own lacks Greek and Cyrillic.
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size=12)

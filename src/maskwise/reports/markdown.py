@@ -1,13 +1,13 @@
-"""An evaluation as a Markdown page."""
+"""Write an evaluation as a Markdown page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 from maskwise.reports.formatting import interval, percent, table
-from maskwise.tasks.evaluation import COCO_SIZES, PUBLISHED_BOUNDS, SLOPPY_STRENGTH
+from maskwise.tasks.evaluation import COCO_SIZES, NOISE_STRENGTH, PUBLISHED_BOUNDS
+from maskwise.tasks.evaluation_report import BySize, ClassResult, Protocol, Report, SizeBin
 
 CONFUSION, BY_SIZE = "confusion.png", "accuracy-by-size.png"
 """The pictures that the page shows; they lie beside it."""
@@ -17,57 +17,64 @@ LISTED_CONFUSIONS = 15
 """Maximum number of confusions listed."""
 
 
-def report_markdown(report: dict[str, Any]) -> str:
-    """The page to read: `report.md`.
+def report_markdown(report: Report, *, pictures: bool = True) -> str:
+    """Return the page `report.md`.
 
     Args:
-        report: see `Evaluation.report`.
+        report: the numbers.
+        pictures: whether the page shows the pictures beside it.
     """
+    by_size, confusion = (
+        ([f"![Accuracy by size]({BY_SIZE})"], [f"![Confusion matrix]({CONFUSION})"]) if pictures else ([], [])
+    )
     sections = (
-        [f"# Evaluation of {report['model']}", _introduction(report), _headline_table(report)],
-        ["## By size of the region", f"![Accuracy by size]({BY_SIZE})", *_size_tables(report["by_size"])],
-        _sloppy_section(report),
-        ["## By class", *_class_tables(report["per_class"])],
-        ["## Confusions", f"![Confusion matrix]({CONFUSION})", _confusion_table(report)],
-        ["## Published protocols", _protocol_text(), _protocol_table(report["protocols"])],
-        _unknown_section(report["unknown_classes"]),
+        [f"# Evaluation of {report.model}", _introduction(report), _headline_table(report)],
+        ["## By size of the region", *by_size, *_size_tables(report.by_size)],
+        _noise_section(report),
+        ["## By class", *_class_tables(report.per_class)],
+        ["## Confusions", *confusion, _confusion_table(report)],
+        ["## Published protocols", _protocol_text(), _protocol_table(report.protocols)],
+        _unknown_section(report.unknown_classes),
     )
     return "\n\n".join(part for section in sections for part in section if part) + "\n"
 
 
-def _introduction(report: dict[str, Any]) -> str:
-    data = f" of {report['data']}" if report["data"] else ""
-    shared = "" if report["mode"] == "exact" else f" Regions of an image share views (mode {report['mode']})."
+def _introduction(report: Report) -> str:
+    data = f" of {report.data}" if report.data else ""
+    shared = "" if report.mode == "exact" else f" Regions of an image share crops (mode {report.mode})."
     return (
-        f"{report['regions']} regions in {report['images']} images{data}, in {report['seconds']:.0f} seconds.{shared}"
-        f" {report['crowds']} crowds are left out, except in the published protocols. Intervals are 95 %: from drawing"
-        " the images anew for all regions together, Wilson's where a class or a size stands alone."
+        f"{report.regions} regions in {report.images} images{data}, in {report.seconds:.0f} seconds.{shared}"
+        f" {report.crowds} crowds are left out, except in the published protocols. Intervals are 95 %: bootstrap over"
+        " images for all regions together, Wilson's for a single class or size."
     )
 
 
-def _headline_table(report: dict[str, Any]) -> str:
-    return table(
-        ("measure", "value", "95 % interval"),
-        (
-            ("accuracy over regions (micro)", percent(report["micro"]), interval(report["micro_ci95"])),
-            ("mean of the classes' accuracies (macro)", percent(report["macro"]), interval(report["macro_ci95"])),
-            ("right name among the five most probable", percent(report["top5"]), ""),
-            ("expected calibration error", percent(report["ece"]), ""),
-        ),
-    )
+def _headline_table(report: Report) -> str:
+    return table(("measure", "value", "95 % interval"), headline_rows(report))
 
 
-def _size_tables(by_size: dict[str, Any]) -> list[str]:
+def headline_rows(report: Report) -> list[tuple[str, str, str]]:
+    """Return the main numbers: name, value, 95 % interval or nothing."""
+    return [
+        ("micro accuracy", percent(report.micro), interval(report.micro_ci95)),
+        ("macro accuracy (mean per class)", percent(report.macro), interval(report.macro_ci95)),
+        ("top-5 accuracy", percent(report.top5), ""),
+        ("expected calibration error (ECE)", percent(report.ece), ""),
+        ("log loss", f"{report.log_loss:.3f}", ""),
+    ]
+
+
+def _size_tables(by_size: BySize) -> list[str]:
     return [
         "COCO's sizes, by the area that the annotations state (small: below 32 x 32 pixels, medium: below 96 x 96):",
-        _size_table(list(COCO_SIZES), by_size["coco"]),
+        _size_table(list(COCO_SIZES), by_size.coco),
         "The published bins, by pixels of the mask:",
-        _size_table(published_labels(), by_size["published"]),
+        _size_table(published_labels(), by_size.published),
     ]
 
 
 def published_labels() -> list[str]:
-    """What the published size bins are called, in order.
+    """Return the names of the published size bins, in order.
 
     >>> published_labels()[:2], published_labels()[-1]
     (['below 1000', '1000 to 2000'], '1000000 and above')
@@ -76,75 +83,73 @@ def published_labels() -> list[str]:
     return [f"below {PUBLISHED_BOUNDS[0]}", *inner, f"{PUBLISHED_BOUNDS[-1]} and above"]
 
 
-def _size_table(labels: Sequence[str], bins: dict[str, Any]) -> str:
+def _size_table(labels: Sequence[str], bins: Mapping[str, SizeBin]) -> str:
     return table(
-        ("size", "regions", "micro", "95 % interval", "macro"),
+        ("size", "regions", "micro accuracy", "95 % interval", "macro accuracy"),
         (
-            (label, found["regions"], percent(found["micro"]), interval(found["micro_ci95"]), percent(found["macro"]))
-            for label, found in zip(labels, bins.values(), strict=True)
-            if found["regions"]
+            (label, one.regions, percent(one.micro), interval(one.micro_ci95), percent(one.macro))
+            for label, one in zip(labels, bins.values(), strict=True)
+            if one.regions
         ),
     )
 
 
-def _class_tables(per_class: dict[str, Any]) -> list[str]:
-    order = sorted(per_class.items(), key=lambda item: (item[1]["accuracy"], item[1]["ci95"]))
+def _class_tables(per_class: Mapping[str, ClassResult]) -> list[str]:
+    order = sorted(per_class.items(), key=lambda item: (item[1].accuracy, item[1].ci95))
     if len(order) <= 2 * LISTED_CLASSES:
         return ["From the worst to the best:", _class_table(order)]
     worst, best = order[:LISTED_CLASSES], order[: -LISTED_CLASSES - 1 : -1]
     return [f"The {LISTED_CLASSES} worst:", _class_table(worst), f"The {LISTED_CLASSES} best:", _class_table(best)]
 
 
-def _class_table(classes: Iterable[tuple[str, dict[str, Any]]]) -> str:
+def _class_table(classes: Iterable[tuple[str, ClassResult]]) -> str:
     rows = [
-        (name, c["regions"], percent(c["accuracy"]), interval(c["ci95"]), c["most_confused_with"] or "")
-        for name, c in classes
+        (name, one.regions, percent(one.accuracy), interval(one.ci95), one.most_confused_with or "")
+        for name, one in classes
     ]
-    return table(("class", "regions", "accuracy", "95 % interval", "most often taken for"), rows)
+    return table(("class", "regions", "accuracy", "95 % interval", "most often predicted instead"), rows)
 
 
-def _confusion_table(report: dict[str, Any]) -> str:
-    if not report["confusions"]:
-        return "No region got a wrong name."
-    totals = {name: found["regions"] for name, found in report["per_class"].items()}
+def _confusion_table(report: Report) -> str:
+    if not report.confusions:
+        return "Every region is predicted right."
     rows = [
-        (pair["true"], pair["predicted"], pair["count"], percent(pair["count"] / totals[pair["true"]]))
-        for pair in report["confusions"][:LISTED_CONFUSIONS]
+        (pair.true, pair.predicted, pair.count, percent(pair.count / report.per_class[pair.true].regions))
+        for pair in report.confusions[:LISTED_CONFUSIONS]
     ]
-    return table(("true class", "named", "regions", "of the class"), rows)
+    return table(("true class", "predicted", "regions", "of the class"), rows)
 
 
-def _sloppy_section(report: dict[str, Any]) -> list[str]:
-    if not report["sloppy"]:
+def _noise_section(report: Report) -> list[str]:
+    if not report.mask_noise:
         return []
     text = (
-        f"The same regions under masks dilated or eroded by {percent(SLOPPY_STRENGTH)} of the region's size (square"
-        f" root of its area), shifted by {percent(SLOPPY_STRENGTH * 2 / 3)} of it in some direction, and replaced by"
-        " their boxes:"
+        f"The same regions with masks dilated or eroded by {percent(NOISE_STRENGTH)} of the region's size (square"
+        f" root of its area), shifted by {percent(NOISE_STRENGTH * 2 / 3)} of it, and replaced by their boxes:"
     )
-    rows = [("exact", percent(report["micro"]), percent(report["macro"]))]
-    rows += [(kind, percent(found["micro"]), percent(found["macro"])) for kind, found in report["sloppy"].items()]
-    return ["## Under sloppy masks", text, table(("masks", "micro", "macro"), rows)]
+    rows = [("exact", percent(report.micro), percent(report.macro))]
+    rows += [(kind, percent(one.micro), percent(one.macro)) for kind, one in report.mask_noise.items()]
+    return ["## Mask noise", text, table(("masks", "micro accuracy", "macro accuracy"), rows)]
 
 
 def _protocol_text() -> str:
     return (
-        "Of each class the first images that have it, in the annotations' order, and every annotation of the class in"
-        " them, crowds included (S. Eppel, arXiv:1812.00291). Few regions a class: compare with published numbers,"
-        " not with the table at the top."
+        "For each class the first images that have it, in the annotations' order, and every annotation of the class in"
+        " them, crowds included (S. Eppel, arXiv:1812.00291). There are few regions per class: compare with published"
+        " numbers, not with the table at the top."
     )
 
 
-def _protocol_table(protocols: dict[str, Any]) -> str:
-    counts = ("images_per_class", "classes", "regions")
+def _protocol_table(protocols: Mapping[str, Protocol]) -> str:
+    header = ("protocol", "images per class", "classes", "regions", "macro accuracy", "micro accuracy")
     rows = [
-        (name, *(found[key] for key in counts), percent(found["mean_of_class"]), percent(found["overall"]))
-        for name, found in protocols.items()
+        (name, one.images_per_class, one.classes, one.regions, percent(one.mean_of_class), percent(one.overall))
+        for name, one in protocols.items()
     ]
-    return table(("protocol", "images a class", "classes", "regions", "mean of classes", "overall"), rows)
+    return table(header, rows)
 
 
-def _unknown_section(unknown: dict[str, int]) -> list[str]:
+def _unknown_section(unknown: Mapping[str, int]) -> list[str]:
     if not unknown:
         return []
     return ["## Left out: classes that the model does not know", table(("class", "regions"), unknown.items())]

@@ -5,27 +5,38 @@ from __future__ import annotations
 import os
 
 from maskwise.data.atomic_files import make_folder, write_json, write_text
-from maskwise.reports.figures import confusion_figure, save_figure, size_figure
+from maskwise.errors import MissingExtraError
+from maskwise.extras import needs_extra
 from maskwise.reports.markdown import BY_SIZE, CONFUSION, report_markdown
 from maskwise.tasks.evaluation import PREDICTION_COLUMNS, Evaluation
 
 
-def write_report(evaluation: Evaluation, folder: str | os.PathLike[str]) -> None:
-    """Write `report.json`, `report.md`, `predictions.json` and the pictures; each file appears whole, report.json last.
+def write_report(evaluation: Evaluation, folder: str | os.PathLike[str]) -> MissingExtraError | None:
+    """Write `report.json`, `report.md`, `predictions.json` and two pictures; each file whole, `report.json` last.
 
-    `predictions.json` has `columns` and `data`, a row per region: pandas reads it with `orient="split"`.
+    `predictions.json` has `columns` and `data`, a row per region; pandas reads it with `orient="split"`.
 
     Args:
-        evaluation: what was found.
+        evaluation: see `evaluate`.
         folder: made if missing; files of these names in it are replaced.
+
+    Returns:
+        None; or, without matplotlib, why there are no pictures and what to install.
 
     Raises:
         InputError: the folder cannot be made or written to.
     """
-    folder = make_folder(folder)
-    save_figure(confusion_figure(evaluation.confusion, evaluation.classes), folder / CONFUSION)
-    save_figure(size_figure(evaluation.report["by_size"]), folder / BY_SIZE)
+    folder, missing = make_folder(folder), None
+    try:
+        with needs_extra("report"):
+            from maskwise.reports.figures import confusion_figure, save_figure, size_figure
+    except MissingExtraError as error:
+        missing = error
+    else:
+        save_figure(confusion_figure(evaluation.confusion, evaluation.classes), folder / CONFUSION)
+        save_figure(size_figure(evaluation.report.by_size), folder / BY_SIZE)
     rows = {"columns": PREDICTION_COLUMNS, "data": evaluation.predictions}
     write_json(folder / "predictions.json", rows, indent=None)
-    write_text(folder / "report.md", report_markdown(evaluation.report))
-    write_json(folder / "report.json", evaluation.report)
+    write_text(folder / "report.md", report_markdown(evaluation.report, pictures=missing is None))
+    write_json(folder / "report.json", evaluation.report.to_dict())
+    return missing

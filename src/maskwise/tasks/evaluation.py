@@ -8,19 +8,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
-from sklearn.metrics import confusion_matrix
+from jaxtyping import Bool, Float32, Float64, Int
 from tqdm import tqdm
 
 from maskwise.data.images import Pixels
-from maskwise.data.mask_noise import perturb_mask
+from maskwise.data.mask_noise import NoiseKind, perturb_mask
 from maskwise.data.masks import Mask
 from maskwise.data.regions import Regions, RegionSet, read_by_image
 from maskwise.errors import AnnotationError
 from maskwise.model.predictor import Predictor
+from maskwise.tasks.evaluation_report import (
+    Accuracies,
+    BySize,
+    ClassResult,
+    Confusion,
+    Protocol,
+    ProtocolBin,
+    Report,
+    SizeBin,
+)
 from maskwise.tasks.metrics import (
     bootstrap_intervals,
     calibration_error,
+    confusion_matrix,
+    log_loss,
     macro_accuracy,
     micro_accuracy,
     size_bins,
@@ -32,42 +43,42 @@ PUBLISHED_BOUNDS = (1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 128_000, 256
 """Upper bounds of the published size bins, pixels of the mask."""
 PUBLISHED_BINS = (*map(str, PUBLISHED_BOUNDS), "above")
 COCO_BOUNDS = (32**2, 96**2)
-"""COCO's sizes go by the area that the annotations state, pixels."""
+"""Upper bounds of COCO's small and medium, pixels of the area that the annotations state."""
 COCO_SIZES = ("small", "medium", "large")
 PROTOCOLS = {"eppel_n2": 2, "eppel_n10": 10}
 """Images per class of the published protocols."""
-JUDGED_SLOPPY = ("dilate", "erode", "shift", "box")
-SLOPPY_STRENGTH = 0.15
-"""Dilated or eroded by this over the region's size (square root of its area), shifted by two thirds of it."""
-LISTED_CONFUSIONS = 30
+EVALUATED_NOISE: tuple[NoiseKind, ...] = ("dilate", "erode", "shift", "box")
+NOISE_STRENGTH = 0.15
+"""Masks are dilated or eroded by this share of the region's size (square root of its area), shifted by 2/3 of it."""
+MAX_CONFUSIONS = 30
 PREDICTION_COLUMNS = ("image_id", "region_id", "true", "predicted", "probability", "area", "crowd")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
-        report: the numbers, ready for JSON; accuracies are 0 to 1, None where there is no region.
+        report: the numbers.
         predictions: a row per region, crowds included; see `PREDICTION_COLUMNS`.
-        classes: the model's names, in its order.
-        confusion: how many regions of the class of a row got the name of a column; crowds left out.
+        classes: the model's classes, in its order.
+        confusion: number of regions by true class (row) and predicted class (column), without crowds.
     """
 
-    report: dict[str, Any]
+    report: Report
     predictions: list[list[Any]]
     classes: tuple[str, ...]
     confusion: Int[np.ndarray, "classes classes"]
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What the model said of regions whose classes it knows, one row a region, in the set's order.
+class NamedRegions:
+    """Labelled regions with the model's probabilities, a row per region, in the set's order.
 
     Attributes:
         regions: the regions.
         probabilities: of every class of the model.
-        targets: class index of the true name.
+        targets: class index of the true class.
         images: number of the region's image, by first mention.
         pixels: pixels of the mask.
     """
@@ -80,12 +91,12 @@ class Answers:
 
     @property
     def predicted(self) -> Int[np.ndarray, " regions"]:
-        """Class index of the most probable name."""
+        """Class index of the most probable class."""
         return self.probabilities.argmax(axis=1)
 
     @property
-    def areas(self) -> np.ndarray:
-        """Pixels, as the annotations state them, else those of the mask."""
+    def areas(self) -> Float64[np.ndarray, " regions"]:
+        """Area that the annotations state, else that of the mask; pixels."""
         return np.where(np.isnan(self.regions.stated_area), self.pixels, self.regions.stated_area)
 
     @property
@@ -93,9 +104,9 @@ class Answers:
         """Which regions mark many objects at once."""
         return self.regions.crowd
 
-    def only(self, chosen: Bool[np.ndarray, " regions"]) -> Answers:
-        """The chosen rows."""
-        return Answers(
+    def only(self, chosen: Bool[np.ndarray, " regions"]) -> NamedRegions:
+        """Return the chosen rows."""
+        return NamedRegions(
             self.regions.only(chosen),
             self.probabilities[chosen],
             self.targets[chosen],
@@ -104,47 +115,65 @@ class Answers:
         )
 
 
-def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "", sloppy: bool = False) -> Evaluation:
-    """Measure a model on labelled regions.
+def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "", mask_noise: bool = False) -> Evaluation:
+    """Evaluate a model on labelled regions.
 
-    Classes are matched by name; regions of classes that the model does not know are counted and left out. Crowds are
-    left out too, except in the published protocols, which have them.
+    Classes are matched by name. Regions of classes that the model does not know are counted and left out, and so are
+    crowds, except in the published protocols, which include them.
 
     Args:
         predictor: the model.
-        regions: what to measure on; those of an image are named together.
-        data: what the report calls the regions.
-        sloppy: name them under worse masks too (dilated, eroded, shifted, their boxes); takes five times as long.
+        regions: the labelled regions; those of an image are named together.
+        data: name of the regions in the report.
+        mask_noise: also name them under noisy masks (dilated, eroded, shifted, replaced by their boxes); takes five
+            times as long.
+
+    Returns:
+        The numbers, the predictions and the confusion matrix; `write_report` makes a folder of them.
 
     Raises:
         AnnotationError: no region is left.
-        ImageError, MaskError: an image or a mask that cannot be used; the message names it.
+        ImageError, MaskError: an image or a mask cannot be used; the message names it.
+
+    Example:
+        regions = regions_from_coco("instances_val2017.json", "val2017")
+        evaluation = evaluate(Predictor(mode="exact"), regions)
+        print(evaluation.report.micro)
     """
     start = time.perf_counter()
     known, unknown = _known_regions(predictor.classes, regions)
-    answers = _ask(predictor, known)
-    counted = answers.only(~answers.crowds)
-    classes = predictor.classes
-    confusion = confusion_matrix(counted.targets, counted.predicted, labels=np.arange(len(classes)))
-    report = {
-        "model": predictor.info.name,
-        "mode": predictor.mode,
-        "data": data,
-        **_headline(counted),
-        "by_size": _by_size(counted),
-        "per_class": _per_class(confusion, classes),
-        "confusions": _confusions(confusion, classes),
-        "protocols": {name: _protocol(answers, count) for name, count in PROTOCOLS.items()},
-        "unknown_classes": unknown,
-        "crowds": int(answers.crowds.sum()),
-        "seconds": round(time.perf_counter() - start, 2),
-        "sloppy": _sloppy(predictor, known) if sloppy else {},
-    }
-    return Evaluation(report, _prediction_rows(answers, classes), classes, confusion)
+    named = _name_all(predictor, known)
+    counted = named.only(~named.crowds)
+    predicted, targets, classes = counted.predicted, counted.targets, predictor.classes
+    micro_ci95, macro_ci95 = bootstrap_intervals(predicted, targets, counted.images)
+    confusion = confusion_matrix(predicted, targets, len(classes))
+    report = Report(
+        model=predictor.info.name,
+        mode=predictor.mode,
+        data=data,
+        regions=len(targets),
+        images=len(np.unique(counted.images)),
+        micro=micro_accuracy(predicted, targets),
+        micro_ci95=micro_ci95,
+        macro=macro_accuracy(predicted, targets),
+        macro_ci95=macro_ci95,
+        top5=top_k_accuracy(counted.probabilities, targets),
+        log_loss=log_loss(counted.probabilities, targets),
+        ece=calibration_error(counted.probabilities, targets),
+        by_size=_by_size(counted),
+        per_class=_per_class(confusion, classes),
+        confusions=_confusions(confusion, classes),
+        protocols={name: _protocol(named, count) for name, count in PROTOCOLS.items()},
+        mask_noise=_under_noise(predictor, known) if mask_noise else {},
+        unknown_classes=unknown,
+        crowds=int(named.crowds.sum()),
+        seconds=round(time.perf_counter() - start, 2),
+    )
+    return Evaluation(report, _prediction_rows(named, classes), classes, confusion)
 
 
 def _known_regions(classes: Sequence[str], regions: RegionSet) -> tuple[RegionSet, dict[str, int]]:
-    """The regions of classes that the model knows, and how many others (crowds not counted) there are by class."""
+    """Return the regions of classes that the model knows, and the number of others by class, without crowds."""
     if not len(regions.regions):
         raise AnnotationError("no region is left to be evaluated; look at --ignore, --min-area and the annotations")
     has_class = regions.regions.called(classes)
@@ -158,39 +187,35 @@ def _known_regions(classes: Sequence[str], regions: RegionSet) -> tuple[RegionSe
     return known, regions.regions.only(~has_class & ~regions.regions.crowd).counts()
 
 
-def _sloppy(predictor: Predictor, regions: RegionSet) -> dict[str, dict[str, float]]:
-    """Accuracies under each kind of worse mask; crowds left out."""
+def _under_noise(predictor: Predictor, regions: RegionSet) -> dict[str, Accuracies]:
+    """Return accuracies under each kind of mask noise, without crowds."""
     counted = regions.only(~regions.regions.crowd)
-    found = {}
-    for kind in JUDGED_SLOPPY:
-        micro, macro = _accuracies(_ask(predictor, counted, kind))
-        found[kind] = {"micro": micro, "macro": macro}
-    return found
+    return {kind: _accuracies(_name_all(predictor, counted, kind)) for kind in EVALUATED_NOISE}
 
 
-def _ask(predictor: Predictor, regions: RegionSet, noise: str | None = None) -> Answers:
-    """Let the model name all regions; their masks made worse in one way, or as they are."""
+def _name_all(predictor: Predictor, regions: RegionSet, noise: NoiseKind | None = None) -> NamedRegions:
+    """Name all regions, under their masks as they are or with one kind of noise."""
     index = {name: i for i, name in reversed(list(enumerate(predictor.classes)))}
     order: list[int] = []
     images: list[int] = []
     pixels: list[int] = []
-    angles = np.random.default_rng(0)
+    random = np.random.default_rng(0)
 
     def shown() -> Iterator[tuple[Pixels, list[Mask]]]:
         for number, (numbers, image, masks) in enumerate(read_by_image(regions.regions)):
             order.extend(numbers)
             images.extend([number] * len(numbers))
-            noisy = masks if noise is None else _with_noise(masks, noise, angles)
-            pixels.extend(mask.area for mask in noisy)
-            yield image, noisy
+            seen = masks if noise is None else _with_noise(masks, noise, random)
+            pixels.extend(mask.area for mask in seen)
+            yield image, seen
 
     rows = []
     with tqdm(total=len(regions.regions), unit=" regions", desc=noise or "evaluate", disable=None) as progress:
         for outputs in predictor.run_many(shown()):
             rows.append(outputs.probabilities)
             progress.update(len(rows[-1]))
-    back = np.argsort(order)
-    return Answers(
+    back = np.argsort(order)  # Images were read in order of first mention; the rows go back to the set's order.
+    return NamedRegions(
         regions.regions,
         np.concatenate(rows)[back],
         regions.regions.numbered(index),
@@ -199,105 +224,85 @@ def _ask(predictor: Predictor, regions: RegionSet, noise: str | None = None) -> 
     )
 
 
-def _with_noise(masks: Sequence[Mask], kind: str, random: np.random.Generator) -> list[Mask]:
+def _with_noise(masks: Sequence[Mask], kind: NoiseKind, random: np.random.Generator) -> list[Mask]:
     angles = random.uniform(0, 2 * np.pi, len(masks)).tolist()
-    return [perturb_mask(mask, kind, SLOPPY_STRENGTH, angle=angle) for mask, angle in zip(masks, angles, strict=True)]
+    return [perturb_mask(mask, kind, NOISE_STRENGTH, angle=angle) for mask, angle in zip(masks, angles, strict=True)]
 
 
-def _headline(answers: Answers) -> dict[str, Any]:
-    predicted, targets = answers.predicted, answers.targets
-    micro_ci95, macro_ci95 = bootstrap_intervals(predicted, targets, answers.images)
-    return {
-        "regions": len(targets),
-        "images": len(np.unique(answers.images)),
-        "micro": micro_accuracy(predicted, targets),
-        "micro_ci95": list(micro_ci95),
-        "macro": macro_accuracy(predicted, targets),
-        "macro_ci95": list(macro_ci95),
-        "top5": top_k_accuracy(answers.probabilities, targets),
-        "ece": calibration_error(answers.probabilities, targets),
-    }
+def _by_size(named: NamedRegions) -> BySize:
+    coco = size_bins(named.areas, COCO_BOUNDS)
+    published = size_bins(named.pixels, PUBLISHED_BOUNDS)
+    return BySize(
+        coco={name: _size_bin(named.only(coco == i)) for i, name in enumerate(COCO_SIZES)},
+        published={name: _size_bin(named.only(published == i)) for i, name in enumerate(PUBLISHED_BINS)},
+    )
 
 
-def _by_size(answers: Answers) -> dict[str, Any]:
-    coco = size_bins(answers.areas, COCO_BOUNDS)
-    published = size_bins(answers.pixels, PUBLISHED_BOUNDS)
-    return {
-        "coco": {name: _bin(answers.only(coco == i)) for i, name in enumerate(COCO_SIZES)},
-        "published": {name: _bin(answers.only(published == i)) for i, name in enumerate(PUBLISHED_BINS)},
-    }
+def _size_bin(named: NamedRegions) -> SizeBin:
+    both = _accuracies(named)
+    right, total = int((named.predicted == named.targets).sum()), len(named.targets)
+    return SizeBin(total, both.micro, wilson_interval(right, total), both.macro)
 
 
-def _bin(answers: Answers) -> dict[str, Any]:
-    micro, macro = _accuracies(answers)
-    right = int((answers.predicted == answers.targets).sum())
-    total = len(answers.targets)
-    return {"regions": total, "micro": micro, "micro_ci95": list(wilson_interval(right, total)), "macro": macro}
+def _accuracies(named: NamedRegions) -> Accuracies:
+    if not len(named.targets):
+        return Accuracies(None, None)
+    return Accuracies(micro_accuracy(named.predicted, named.targets), macro_accuracy(named.predicted, named.targets))
 
 
-def _accuracies(answers: Answers) -> tuple[float, float] | tuple[None, None]:
-    """Micro and macro accuracy; None for both where there is no region."""
-    if not len(answers.targets):
-        return None, None
-    return micro_accuracy(answers.predicted, answers.targets), macro_accuracy(answers.predicted, answers.targets)
-
-
-def _per_class(confusion: Int[np.ndarray, "classes classes"], classes: Sequence[str]) -> dict[str, Any]:
-    """Of each class that has regions: how many, how many named rightly, and the wrong name that it gets most."""
-    found = {}
+def _per_class(confusion: Int[np.ndarray, "classes classes"], classes: Sequence[str]) -> dict[str, ClassResult]:
+    results = {}
     for index, row in enumerate(confusion):
         total, right = int(row.sum()), int(row[index])
-        if not total:
-            continue
-        wrong = np.where(np.arange(len(row)) == index, 0, row)
-        found[classes[index]] = {
-            "regions": total,
-            "accuracy": right / total,
-            "ci95": list(wilson_interval(right, total)),
-            "most_confused_with": classes[wrong.argmax()] if wrong.any() else None,
-        }
-    return found
+        if total:
+            wrong = np.where(np.arange(len(row)) == index, 0, row)
+            most = classes[int(wrong.argmax())] if wrong.any() else None
+            results[classes[index]] = ClassResult(total, right / total, wilson_interval(right, total), most)
+    return results
 
 
-def _confusions(confusion: Int[np.ndarray, "classes classes"], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The most frequent pairs of a true and a wrong name, the most frequent first."""
+def _confusions(confusion: Int[np.ndarray, "classes classes"], classes: Sequence[str]) -> tuple[Confusion, ...]:
+    """Return the most frequent pairs of a true and a wrong class, the most frequent first."""
     wrong = confusion * ~np.eye(len(classes), dtype=bool)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:LISTED_CONFUSIONS]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS]
     pairs = np.transpose(np.unravel_index(order, wrong.shape)).tolist()
-    return [
-        {"true": classes[true], "predicted": classes[predicted], "count": int(wrong[true, predicted])}
+    return tuple(
+        Confusion(classes[true], classes[predicted], int(wrong[true, predicted]))
         for true, predicted in pairs
         if wrong[true, predicted]
-    ]
+    )
 
 
-def _protocol(answers: Answers, images_per_class: int) -> dict[str, Any]:
-    """A published protocol: of each class the first images that have it, every annotation of it there, crowds included.
+def _protocol(named: NamedRegions, images_per_class: int) -> Protocol:
+    """Apply a published protocol: the first images of each class, and every annotation of it there, with crowds.
 
     Source:
         S. Eppel, Classifying a specific image region using convolutional nets with an ROI mask as input,
         arXiv:1812.00291, and the evaluation scripts published with it. Those go through files of their own order; here
         the order is the annotations'.
     """
-    chosen = answers.only(_first_images(answers.targets, answers.images, images_per_class))
+    chosen = named.only(_first_images(named.targets, named.images, images_per_class))
     bins = size_bins(chosen.pixels, PUBLISHED_BOUNDS)
-    return {
-        "images_per_class": images_per_class,
-        "classes": len(np.unique(chosen.targets)),
-        **_protocol_bin(chosen),
-        "by_size": {name: _protocol_bin(chosen.only(bins == i)) for i, name in enumerate(PUBLISHED_BINS)},
-    }
+    whole = _protocol_bin(chosen)
+    return Protocol(
+        images_per_class,
+        len(np.unique(chosen.targets)),
+        whole.regions,
+        whole.mean_of_class,
+        whole.overall,
+        {name: _protocol_bin(chosen.only(bins == i)) for i, name in enumerate(PUBLISHED_BINS)},
+    )
 
 
-def _protocol_bin(answers: Answers) -> dict[str, Any]:
-    overall, mean_of_class = _accuracies(answers)
-    return {"regions": len(answers.targets), "mean_of_class": mean_of_class, "overall": overall}
+def _protocol_bin(named: NamedRegions) -> ProtocolBin:
+    both = _accuracies(named)
+    return ProtocolBin(len(named.targets), mean_of_class=both.macro, overall=both.micro)
 
 
 def _first_images(
     targets: Int[np.ndarray, " regions"], images: Int[np.ndarray, " regions"], images_per_class: int
 ) -> Bool[np.ndarray, " regions"]:
-    """Which regions lie in one of the first images that have their class; image numbers rise with the set's order."""
+    """Return which regions lie in one of the first images of their class; image numbers rise with the set's order."""
     chosen = np.zeros(len(targets), dtype=bool)
     for target in np.unique(targets):
         of_class = targets == target
@@ -305,11 +310,11 @@ def _first_images(
     return chosen
 
 
-def _prediction_rows(answers: Answers, classes: Sequence[str]) -> list[list[Any]]:
-    confidence = answers.probabilities.max(axis=1).astype(float).round(4).tolist()
+def _prediction_rows(named: NamedRegions, classes: Sequence[str]) -> list[list[Any]]:
+    confidence = named.probabilities.max(axis=1).astype(float).round(6).tolist()
     return [
         [region.image_id, region.region_id, region.name, classes[best], probability, area, region.crowd]
         for region, best, probability, area in zip(
-            answers.regions, answers.predicted, confidence, answers.areas.tolist(), strict=True
+            named.regions, named.predicted, confidence, named.areas.tolist(), strict=True
         )
     ]

@@ -14,9 +14,11 @@ from maskwise import __version__
 from maskwise.data.atomic_files import check_output
 from maskwise.data.regions import RegionSet
 from maskwise.errors import AnnotationError
+from maskwise.extras import needs_extra
 from maskwise.model.head_replacement import replace_head
 from maskwise.model.model_file import ModelInfo
 from maskwise.model.predictor import Predictor
+from maskwise.model.runner import Device
 from maskwise.model.session import built_in_model
 from maskwise.tasks.embedding import embed_regions
 from maskwise.tasks.linear_heads import Kind, Trial, choose_head
@@ -24,12 +26,12 @@ from maskwise.tasks.linear_heads import Kind, Trial, choose_head
 
 @dataclass(frozen=True)
 class Fit:
-    """What came of fitting.
+    """The result of fitting.
 
     Attributes:
-        regions: how many were learned from, by class.
+        regions: number of regions learned from, by class.
         trials: the heads that were tried, the chosen one first.
-        seconds: that all of it took.
+        seconds: time that it took.
     """
 
     regions: dict[str, int]
@@ -39,36 +41,48 @@ class Fit:
 
 def fit_classes(
     regions: RegionSet,
-    output: Path,
+    output: str | os.PathLike[str],
     *,
     model: str | os.PathLike[str] | None = None,
     head: Kind = "auto",
     name: str = "",
-    device: str = "cpu",
+    device: Device = "cpu",
     threads: int | None = None,
 ) -> Fit:
     """Write a model file that knows the classes of some labelled regions.
 
-    The regions' embeddings are those of another model; only its last layer is replaced. Kind and regularisation of the
-    new one are chosen, and its probabilities calibrated, by cross-validation over images.
+    The regions are embedded by an existing model, and only its last layer is replaced. Head type, regularisation and
+    temperature are chosen by cross-validation over whole images.
 
     Args:
-        regions: to learn from; crowds are left out, and classes without a region are not in the model.
-        output: the model file to write.
-        model: the model file that embeds; the embedded one where left out.
-        head: what to fit: linear, mean (of each class, the nearest), or whichever does better.
-        name: what the new model is called; its file's name where left out.
+        regions: to learn from; crowds and classes without a region are left out.
+        output: the model file to write, whole or not at all.
+        model: the model file that embeds (default: the built-in model).
+        head: `linear` (logistic regression), `mean` (nearest class mean), or `auto`: whichever of both and their sum
+            does best.
+        name: name of the new model (default: its file's name).
         device: `cpu` or `cuda`.
-        threads: processor threads; all cores where left out.
+        threads: CPU threads (default: all available cores).
 
     Raises:
         AnnotationError: fewer than two classes have a region.
-        ImageError, MaskError: an image or a mask that cannot be used.
+        ImageError, MaskError: an image or a mask cannot be used.
         ModelError: the model cannot be used.
         InputError: the output cannot be written, or is the model that embeds.
+        MissingExtraError: the extra `fit` is not installed.
+
+    Example:
+        fit_classes(regions_from_coco("labels.json", "photos"), "mine.onnx")
+        Predictor("mine.onnx").predict(image, masks)
     """
+    with needs_extra("fit"):  # Not after the embedding, which takes the time.
+        import onnx  # noqa: F401
+        import scipy.optimize  # noqa: F401
+        import sklearn.linear_model  # noqa: F401
+        import threadpoolctl  # noqa: F401
     start = time.perf_counter()
     source = Path(model) if model is not None else built_in_model()
+    output = Path(output)
     check_output(output, inputs=[source])
     known = regions.regions.only(~regions.regions.crowd)
     counts = known.counts()
@@ -85,7 +99,7 @@ def fit_classes(
     trials = choose_head(head, embeddings, targets, images)
     fitted = trials[0].fit(embeddings, targets)
     info = ModelInfo(
-        name=name or Path(output).stem,
+        name=name or output.stem,
         categories=categories,
         view=predictor.info.view,
         temperature=trials[0].temperature,
@@ -99,5 +113,5 @@ def fit_classes(
             "images": int(images.max()) + 1,
         },
     )
-    replace_head(source, fitted.weight, fitted.bias, info, Path(output))
+    replace_head(source, fitted.weight, fitted.bias, info, output)
     return Fit(info.training["regions"], trials, round(time.perf_counter() - start, 1))

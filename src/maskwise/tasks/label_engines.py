@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from maskwise.data.coco_file import CocoFile
 from maskwise.data.coco_index import Id
 from maskwise.data.images import Pixels, load_image
 from maskwise.data.masks import Mask
-from maskwise.errors import MissingExtraError
+from maskwise.extras import needs_extra
 from maskwise.model.prediction import TopClasses
 from maskwise.model.predictor import Predictor
 
@@ -58,13 +59,11 @@ def label_with_ray(
     Raises:
         MissingExtraError: Ray is not installed.
     """
-    try:
+    with needs_extra("ray"):
         import ray
         import ray.data
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("--engine ray needs Ray: pip install 'maskwise[ray]'") from error
     if not ray.is_initialized():
-        ray.init(logging_level="ERROR", log_to_driver=False)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     shared = ray.put((coco, tasks, predictor))
 
@@ -79,8 +78,9 @@ def label_with_ray(
             return {"number": number, "classes": top_classes.indices, "scores": top_classes.probabilities}
 
     numbers = ray.data.from_items([{"number": number} for number in range(len(tasks))])
-    workers = ray.data.ActorPoolStrategy(min_size=1, max_size=max(int(ray.cluster_resources().get("CPU", 1)), 1))
-    for row in numbers.map(Worker, compute=workers).iter_rows():
+    cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+    workers = ray.data.ActorPoolStrategy(min_size=1, max_size=max(int(cores), 1))
+    for row in numbers.map(Worker, compute=workers).iter_rows():  # type: ignore[arg-type]
         yield tasks[int(row["number"])], TopClasses(row["classes"], row["scores"])
 
 

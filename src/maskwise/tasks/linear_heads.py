@@ -186,7 +186,10 @@ def choose_head(
 
 
 def _ranked(trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    return tuple(sorted(trials, key=lambda trial: trial.likelihood, reverse=True))
+    def rank(trial: Trial) -> float:
+        return -math.inf if trial.likelihood is None else trial.likelihood
+
+    return tuple(sorted(trials, key=rank, reverse=True))
 
 
 def _judge(parts: tuple[Part, ...], logits: np.ndarray, targets: np.ndarray) -> Trial:

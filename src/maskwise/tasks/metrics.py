@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Real
-from sklearn.metrics import accuracy_score, recall_score
 
 NORMAL_95 = 1.959963984540054
 """Half the width of the central 95 % of a standard normal distribution."""
@@ -15,52 +14,85 @@ DRAWS_AT_ONCE = 100
 
 
 def micro_accuracy(predicted: Int[np.ndarray, " regions"], targets: Int[np.ndarray, " regions"]) -> float:
-    """Share of regions with the right name.
+    """Return the share of regions whose class is predicted right.
 
     Args:
-        predicted: class index of each region's name; at least one region.
-        targets: class index of its true name.
+        predicted: class index predicted for each region; at least one region.
+        targets: class index of its true class.
 
     >>> micro_accuracy(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1]))
     0.75
     """
-    return float(accuracy_score(targets, predicted))
+    return float((predicted == targets).mean())
 
 
 def macro_accuracy(predicted: Int[np.ndarray, " regions"], targets: Int[np.ndarray, " regions"]) -> float:
-    """Mean of the classes' accuracies, each class that is present counting the same; arguments as in `micro_accuracy`.
+    """Return the mean of the accuracies of the classes that are present; arguments as in `micro_accuracy`.
 
     >>> macro_accuracy(np.array([0, 0, 2, 1]), np.array([0, 0, 0, 1])).__round__(3)
     0.833
     """
-    # The same as balanced_accuracy_score, which warns where a name is predicted that is nobody's true one.
-    return float(recall_score(targets, predicted, labels=np.unique(targets), average="macro"))
+    totals = np.bincount(targets)
+    right = np.bincount(targets, weights=predicted == targets)
+    return float((right[totals > 0] / totals[totals > 0]).mean())
+
+
+def confusion_matrix(
+    predicted: Int[np.ndarray, " regions"], targets: Int[np.ndarray, " regions"], classes: int
+) -> Int[np.ndarray, "classes classes"]:
+    """Count regions by true class (row) and predicted class (column).
+
+    Args:
+        predicted: class index predicted for each region.
+        targets: class index of its true class.
+        classes: number of classes.
+
+    >>> confusion_matrix(np.array([1, 1, 2]), np.array([0, 0, 2]), 3).tolist()
+    [[0, 2, 0], [0, 0, 0], [0, 0, 1]]
+    """
+    return np.bincount(targets * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def top_k_accuracy(
     probabilities: Float32[np.ndarray, "regions classes"], targets: Int[np.ndarray, " regions"], k: int = 5
 ) -> float:
-    """Share of regions whose true name is among the k most probable; of equals the first class counts as more probable.
+    """Return the share of regions whose true class is among the k most probable; ties go to the first class.
 
     Args:
         probabilities: of every class, for at least one region.
-        targets: class index of each region's true name.
-        k: how many names; more than there are classes is all of them.
+        targets: class index of each region's true class.
+        k: how many classes; all of them if there are fewer.
+
+    >>> top_k_accuracy(np.float32([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]), np.array([1, 0]), k=2)
+    0.5
     """
-    # top_k_accuracy_score takes no matrix for two classes and warns where k reaches the number of classes.
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     return float((best == targets[:, None]).any(axis=1).mean())
+
+
+def log_loss(probabilities: Float32[np.ndarray, "regions classes"], targets: Int[np.ndarray, " regions"]) -> float:
+    """Return the mean of -log(probability of the true class), nats; a probability of 0 counts as 1e-12.
+
+    Args:
+        probabilities: of every class, for at least one region.
+        targets: class index of each region's true class.
+
+    >>> log_loss(np.float32([[0.5, 0.5], [0.75, 0.25]]), np.array([0, 1])).__round__(3)
+    1.04
+    """
+    right = probabilities[np.arange(len(targets)), targets].astype(float)
+    return float(-np.log(np.maximum(right, 1e-12)).mean())
 
 
 def calibration_error(
     probabilities: Float32[np.ndarray, "regions classes"], targets: Int[np.ndarray, " regions"], bins: int = 15
 ) -> float:
-    """Expected calibration error: how far, on average, the probability of the given name is from its accuracy.
+    """Return the expected calibration error: the mean gap between the predicted probability and the accuracy.
 
     Args:
         probabilities: of every class, for at least one region.
-        targets: class index of each region's true name.
-        bins: of equal width over 0 to 1, each without its lower edge; regions are compared bin by bin.
+        targets: class index of each region's true class.
+        bins: number of bins of equal width over 0 to 1, each without its lower edge; gaps are taken per bin.
 
     Source:
         C. Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.04599.

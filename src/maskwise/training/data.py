@@ -77,7 +77,7 @@ class Split:
         for part in (self.train, self.holdout):
             digest.update(repr(part.names).encode())
             digest.update(b"/".join(map(os.path.basename, part.images.tolist())))
-            for column in (part.name, part.image, part.source, part.record):
+            for column in (part.name, part.image, part.reader, part.record):
                 digest.update(column.tobytes())
         return digest.hexdigest()[:16]
 
@@ -164,7 +164,8 @@ def _merge_categories(sets: list[RegionSet]) -> tuple[Category, ...]:
     for category in (c for regions in sets for c in regions.categories):
         if category.name not in by_name:
             taken = {c.id for c in by_name.values()}
-            free = category.id if category.id not in taken else max(taken) + 1
+            numbers = [value for value in taken if isinstance(value, int)]
+            free = category.id if category.id not in taken else max(numbers, default=0) + 1
             by_name[category.name] = Category(free, category.name)
     return tuple(by_name.values())
 

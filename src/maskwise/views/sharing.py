@@ -79,7 +79,7 @@ def _covering(
     shown = _shown(windows, own, image_hw, widest)
     gains = shown.sum(axis=0)
     left = np.ones(len(own), dtype=bool)
-    groups = []
+    groups: list[np.ndarray] = []
     while left.any():
         if len(groups) == most:
             return None
