@@ -1,4 +1,4 @@
-"""Runs in processes of their own, to be killed, or to be several; started quickly: torch is loaded once for all."""
+"""Start training runs as separate processes, to kill them or to run several; torch is loaded only once."""
 
 import errno
 import json
@@ -17,12 +17,12 @@ from maskwise.cli import main
 from maskwise.training import checkpoint
 from maskwise.training.settings import TrainSettings, settings_to_dict
 
-CONTEXT = multiprocessing.get_context("forkserver")  # Not forked from the tests: threads do not survive a fork.
+CONTEXT = multiprocessing.get_context("forkserver")  # Not fork: threads do not survive it.
 CONTEXT.set_forkserver_preload(["maskwise.training.loop", "maskwise.training.exporting", "children"])
 
 
 def write_recipe(settings: TrainSettings, path: Path) -> Path:
-    """Settings as the recipe that gives them."""
+    """Write a recipe that gives these settings; return its path."""
     path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in settings_to_dict(settings).items()))
     return path
 
@@ -36,7 +36,7 @@ def _toml(value):
 
 
 class Child:
-    """`maskwise train` in a process of its own."""
+    """`maskwise train` as a separate process."""
 
     def __init__(self, recipe: Path, folder: Path, hook=None, environment=None):
         self.reached = CONTEXT.Event()
@@ -51,7 +51,7 @@ class Child:
         return self.process.exitcode == -signal.SIGKILL
 
     def end(self, timeout_s=120):
-        """The exit code, and what was said on stderr."""
+        """Wait for the process; return the exit code and the text on stderr."""
         self.process.join(timeout_s)
         if self.process.is_alive():
             self.kill()
@@ -70,7 +70,7 @@ def _train(recipe, folder, errors, hook, reached, environment):
 
 
 def start_several(recipe, folders, hooks=None):
-    """Processes that are one run, with the environment that torchrun gives them."""
+    """Start the processes of one distributed run, with the environment that torchrun would give them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -84,7 +84,7 @@ def start_several(recipe, folders, hooks=None):
 
 
 class StopInTheMiddleOfWrite:
-    """The n-th file of tensors (from 1) is half written when the process tells so and waits to be killed."""
+    """Write half of the n-th file of tensors (from 1), then signal and wait to be killed."""
 
     def __init__(self, number):
         self.number = number
@@ -108,7 +108,7 @@ class StopInTheMiddleOfWrite:
 
 
 class FullDisk:
-    """From the n-th file of tensors on, no file may grow beyond a few kilobytes: the kernel refuses the write."""
+    """From the n-th file of tensors on, limit files to a few kilobytes: the kernel refuses the write."""
 
     def __init__(self, number):
         self.number = number
@@ -127,7 +127,7 @@ class FullDisk:
 
 
 def full_log(_reached):
-    """The log's disk is full from its third record on."""
+    """Make the log's disk full from its third record on."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     really, count = RecordWriter.write, 0

@@ -1,5 +1,5 @@
-"""What the tests of training need besides `tests/conftest.py`."""
+"""Setup of the training tests, in addition to `tests/conftest.py`."""
 
 import torch
 
-torch.set_num_threads(1)  # What the tests compute is too small to be shared out.
+torch.set_num_threads(1)  # The tests compute too little for several threads.

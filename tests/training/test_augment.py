@@ -27,7 +27,7 @@ def assert_together(view, mask):
     pixels, coverage = view.render(picture_of(mask), mask)
     blank = Mask.from_box((0, 0, *mask.image_hw[::-1]), mask.image_hw)
     _, within = view.render(picture_of(mask), blank)
-    inside = within == 255  # Elsewhere the mean colour of the padding is mixed in.
+    inside = within == 255  # Elsewhere the padding's colour is mixed in.
     np.testing.assert_allclose(pixels[inside].astype(int), coverage[inside, None].repeat(3, 1), atol=1)
 
 

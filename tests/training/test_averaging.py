@@ -25,7 +25,7 @@ def settings(coco_folder):
 
 @pytest.fixture
 def runs(tmp_path, settings):
-    """Two runs: one in a folder, of one a checkpoint."""
+    """Two runs: a run folder and a checkpoint."""
     (tmp_path / "a").mkdir()
     tiny_checkpoint(tmp_path / "a" / "final.safetensors", settings, seed=1)
     return [tmp_path / "a", tiny_checkpoint(tmp_path / "b.safetensors", settings, seed=2)]

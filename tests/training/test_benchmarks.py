@@ -1,4 +1,4 @@
-"""What the benchmarks' figures stand on: the made scenes, medians of ratios, memory of a process of its own."""
+"""Parts of the benchmarks: generated scenes, medians of ratios, memory of separate processes."""
 
 import importlib
 import json
@@ -189,7 +189,7 @@ def test_page_of_training_gives_the_share_and_the_hours():
 
 @pytest.fixture
 def two_runs(tmp_path, coco_folder):
-    """Folders of two runs whose data are two sources, one of which does not calibrate."""
+    """Folders of two runs with two sources, one of which does not calibrate."""
     source = SourceSettings(images="images", annotations="annotations.json")
     sources = (source, replace(source, calibrate=False))
     data = replace(SETTINGS.data, data_root=str(coco_folder), sources=sources, holdout=0.5)

@@ -105,7 +105,7 @@ def trained(network, optimiser, steps, seed):
 
 
 def test_restored_optimiser_continues_as_if_never_stopped():
-    """In the memory format that training uses, where fused optimisers go through both by address."""
+    """Uses the memory format of training, in which fused optimisers go through tensors by address."""
 
     def start():
         torch.manual_seed(0)

@@ -94,7 +94,7 @@ def test_stopped_comparison_resumes(comparison, tmp_path, monkeypatch):
     content = json.loads(older.read_text())
     assert content["settings"]["schedule"].pop("clip") == 1.0
     older.write_text(json.dumps(content))
-    compare_variants(comparison(), tmp_path / "out")  # From before there was such a setting: it had the default.
+    compare_variants(comparison(), tmp_path / "out")  # From before the setting existed: it had the default.
     assert trained == []
     content["settings"]["schedule"]["brake"] = 1.0
     older.write_text(json.dumps(content))
@@ -103,12 +103,12 @@ def test_stopped_comparison_resumes(comparison, tmp_path, monkeypatch):
     del content["settings"]["schedule"]["brake"]
     older.write_text(json.dumps(content))
     with pytest.raises(SettingsError, match="empty the folder"):
-        compare_variants(comparison(steps=1), tmp_path / "out")  # Figures of another budget are not mixed in.
+        compare_variants(comparison(steps=1), tmp_path / "out")  # Results of another budget are refused.
     fewer = TEXT.replace(
         'annotations = "annotations.json"\n[base]', 'annotations = "annotations.json"\nmin_area = 2\n[base]'
     )
     with pytest.raises(SettingsError, match="empty the folder"):
-        compare_variants(comparison(fewer), tmp_path / "out")  # Nor of other regions.
+        compare_variants(comparison(fewer), tmp_path / "out")  # So are results on other regions.
 
 
 def test_mistyped_site_is_reported_before_anything_is_trained(comparison, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Published weight files, made here from plain torch definitions that follow the published facts, not our code."""
+"""Published weight files, made here from plain torch definitions that follow the publications, not our code."""
 
 import pickle
 import subprocess
@@ -22,7 +22,7 @@ WIDTHS = (64, 256, 512, 1024, 2048)
 
 
 class Published(nn.Module):
-    """Trunk `Net`, and the branch under the name and with the merge of one release."""
+    """Trunk `Net` and a branch with the name and the merge of one release."""
 
     def __init__(self, trunk, classes, sites, merge, layer):
         super().__init__()

@@ -37,11 +37,11 @@ from two_objects import write_two_objects
 
 STILL = AugmentSettings(
     flip=0.5, scale=(1.0, 1.0), shift=0, brightness=0, contrast=0, saturation=0, mask_jitter=0
-)  # Nothing but mirroring.
+)  # Only mirroring.
 
 
 def settings(folder, *, network=None, augment=STILL, holdout=0.3, run=None, **schedule):
-    """A run on images of 32 x 32, each seen whole: a crop of ten times the region is as large as the image."""
+    """Settings of a run on images of 32 x 32 pixels; a crop of ten times the region shows the whole image."""
     defaults = {"steps": 6, "batch_size": 4, "warmup_steps": 2, "average": 0.0, "precision": "float32"}
     source = SourceSettings(images="images", annotations="annotations.json")
     return TrainSettings(
@@ -66,7 +66,7 @@ def same_weights(one, other):
         torch.testing.assert_close(tensor, other.tensors[name], rtol=0, atol=0, msg=name)
 
 
-# The end-to-end test: two objects in one image, only the mask tells which.
+# End to end: two objects in one image, and only the mask says which is meant.
 
 
 def accuracy(objects, folder, **network):
@@ -83,11 +83,11 @@ def test_network_that_ignores_the_mask_cannot_tell_two_objects_apart(objects, tm
     assert accuracy(objects, tmp_path, sites=(), pool="mean") < 0.6
 
 
-# Several regions of one view.
+# Several regions per crop.
 
 
 def of_views(run):
-    """The same run with up to three regions a view, which varies."""
+    """Return the same run with up to three regions per crop, which varies."""
     network = replace(run.network, sites=("features",), pool="mask")
     augment = AugmentSettings(widen=2.0)
     return replace(run, network=network, augment=augment, data=replace(run.data, regions_per_view=3))
@@ -111,7 +111,7 @@ def test_loss_of_a_step_is_the_weighted_sum_over_regions_by_view(objects, tmp_pa
 
     monkeypatch.setattr(loop, "take_step", watched)
     train(of_views(settings(objects, label_smoothing=0.0, steps=4)), tmp_path)
-    assert any(count > 4 for _, _, count in seen)  # More regions than views.
+    assert any(count > 4 for _, _, count in seen)  # More regions than crops.
     for (loss, right, _), from_run in zip(seen, logged, strict=True):
         assert from_run == (pytest.approx(loss, rel=1e-4), pytest.approx(right))
 
@@ -128,11 +128,11 @@ def test_crops_of_several_regions_are_widened_within_the_setting(objects):
     assert shares[1] < 0.8 * shares[0]
 
 
-# Going on with a run.
+# Resuming.
 
 
 def interrupt(run, folder, monkeypatch, after):
-    """Train until a step, then die; what is left is the last checkpoint."""
+    """Train until a step, then stop; the last checkpoint stays."""
     step = loop.take_step
 
     def step_or_die(state, batch):
@@ -176,7 +176,7 @@ def test_refuses_to_resume_a_run_with_other_settings(objects, tmp_path):
     train(run, tmp_path)
     with pytest.raises(SettingsError, match="has a run with other settings; give another folder"):
         train(replace(run, schedule=replace(run.schedule, steps=5)), tmp_path)
-    train(replace(run, run=replace(run.run, log_every=1)), tmp_path)  # What does not touch the weights may change.
+    train(replace(run, run=replace(run.run, log_every=1)), tmp_path)  # `run` may change.
 
 
 def test_refuses_to_resume_a_run_with_other_classes(tmp_path):
@@ -189,7 +189,7 @@ def test_refuses_to_resume_a_run_with_other_classes(tmp_path):
         train(settings(folder, steps=3), tmp_path / "run")
 
 
-# What a run leaves.
+# Files and logs of a run.
 
 
 def test_final_checkpoint_has_everything_that_prediction_needs(objects, tmp_path):
@@ -249,7 +249,7 @@ def test_logged_numbers_are_those_of_the_step(objects, tmp_path, monkeypatch):
 
 
 def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, monkeypatch):
-    """A step takes 0.5 s, later 0.25; looking at the held-out regions and saving take a hundred."""
+    """A step takes 0.5 s, later 0.25 s; validating and saving take 100 s."""
     now, logged = [0.0], {}
     step, logits, save = loop.take_step, loop._predict_holdout, Checkpoint.save
 
@@ -274,7 +274,7 @@ def test_speed_is_of_the_last_interval_and_of_training_alone(objects, tmp_path, 
 
 
 def test_speed_counts_the_actual_images_of_small_batches(objects, tmp_path, monkeypatch):
-    """Windows of 40 x 40 leave room for two of the four samples that a batch has at most."""
+    """Windows of 40 x 40 pixels leave room for two samples of at most four."""
     now, logged = [0.0], []
     step = loop.take_step
 
@@ -314,7 +314,7 @@ def test_each_validation_logs_held_out_metrics_and_draws_the_worst_regions(objec
 
 
 def moved(objects, tmp_path, **schedule):
-    """Which parts of the network differ after a run from what it began with."""
+    """Return the parts of the network that a run changes."""
     run = settings(objects, holdout=0.0, **schedule)
     torch.manual_seed(run.schedule.seed)
     before = build_network(run.network, classes=2, probe_size=32).state_dict()
@@ -395,7 +395,7 @@ def test_refuses_to_freeze_what_is_not_there(objects, tmp_path):
 
 @pytest.mark.parametrize("decay", [0.5, 0.9])
 def test_average_is_what_its_decay_says(objects, tmp_path, monkeypatch, decay):
-    """After a young half of copies: decay times the old plus the rest times the new."""
+    """After copies in the first half: decay times the old average plus the rest times the new weights."""
     seen = []
     step = loop.take_step
 
@@ -509,7 +509,7 @@ def test_published_loss_is_bounded_where_cross_entropy_is_not():
     assert hopeless.item() == pytest.approx(-math.log(1e-7) / 2, rel=1e-4)
 
 
-# Settings that are passed on.
+# Settings that reach other functions.
 
 
 class _Passed(Exception):  # noqa: N818 (ends a run at the call that a test looks at)
@@ -517,7 +517,7 @@ class _Passed(Exception):  # noqa: N818 (ends a run at the call that a test look
 
 
 def arguments_of(name, run, folder, monkeypatch):
-    """Train until a function of the loop is called; give its arguments."""
+    """Train until a function of the loop is called; return its arguments."""
 
     def stop(*args, **more):
         raise _Passed(args, more)

@@ -32,11 +32,11 @@ def test_held_out_metrics_are_those_computed_by_hand():
         "holdout/macro_accuracy": pytest.approx((2 / 3 + 1) / 2),
         "holdout/class/cup": pytest.approx(2 / 3),
         "holdout/class/traffic light": 1.0,
-    }  # No dog is held out: it has no number.
+    }  # No dog is held out, so it has no entry.
 
 
 def test_hardest_are_those_of_the_highest_loss_in_order():
-    assert hardest_regions(LOGITS, TARGETS).tolist() == [1, 2, 3, 0]  # Equal ones as they come.
+    assert hardest_regions(LOGITS, TARGETS).tolist() == [1, 2, 3, 0]  # Equal losses keep their order.
     assert hardest_regions(LOGITS, TARGETS, count=1).tolist() == [1]
 
 
@@ -46,7 +46,7 @@ def test_hardest_regions_are_drawn_as_the_network_sees_them(tmp_path):
     split = read_data(DataSettings(data_root=str(folder), sources=(source,), holdout=0.7))
     view = ViewSettings(size=40, context=1.5)
     targets = torch.tensor([split.names.index(region.name) for region in split.holdout])
-    logits = torch.eye(2)[targets] * 4  # All right, but for two.
+    logits = torch.eye(2)[targets] * 4  # All correct except two.
     logits[3], logits[6] = -logits[3], logits[6] / 4
     tiles = []
     for number in hardest_regions(logits, targets).tolist():
@@ -54,8 +54,9 @@ def test_hardest_regions_are_drawn_as_the_network_sees_them(tmp_path):
         mask = region.read_mask()
         pixels, coverage = view.view(mask).render(load_image(region.image_path), mask)
         wrong = {"square": "disc", "disc": "square"}[region.name]
-        predicted = {3: f"{wrong} 98.2 %", 6: f"{region.name} 73.1 %"}.get(number, f"{region.name} 98.2 %")
-        tiles.append(Tile(pixels, coverage, (region.name, f"predicted: {predicted}", region.image_path.name)))
+        predicted = {3: (wrong, "98.2 %"), 6: (region.name, "73.1 %")}.get(number, (region.name, "98.2 %"))
+        caption = (region.name, f"predicted: {predicted[0]}", predicted[1], region.image_path.name)
+        tiles.append(Tile(pixels, coverage, caption))
     assert 1 / (1 + math.exp(-4)) == pytest.approx(0.982, abs=5e-4)
     assert 1 / (1 + math.exp(-1)) == pytest.approx(0.731, abs=5e-4)
     assert len(tiles) == monitoring.HARDEST_SHOWN < len(split.holdout)

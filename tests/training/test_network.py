@@ -16,7 +16,7 @@ SMALL_SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": (1, 1
 
 
 def build(*, classes=5, weights="random", seed=0, **settings):
-    """A network in which nothing is zero but the branch: fresh ResNets blank their residual paths."""
+    """Build a network in which only the branch is zero: new ResNets have zero residual paths."""
     torch.manual_seed(seed)
     settings = {"trunk": "resnet18", **settings}
     network = build_network(NetworkSettings(**settings), classes=classes, weights=weights, probe_size=64).eval()
@@ -30,7 +30,7 @@ def build(*, classes=5, weights="random", seed=0, **settings):
 
 
 def outline(**settings):
-    """A network without its numbers: names and shapes at no cost."""
+    """Build a network of names and shapes without values."""
     with torch.device("meta"):
         return build_network(NetworkSettings(**settings), classes=80, probe_size=64)
 
@@ -149,7 +149,7 @@ def test_branch_is_shaped_as_published(merge):
     ],
 )
 def test_parameters_count_up(settings, trunk_count, maps):
-    """A map costs 3 x 3 weights and a bias; the head 2048 weights and a bias a class."""
+    """A map has 3 x 3 weights and a bias; the head has 2048 weights and a bias per class."""
     counted = sum(parameter.numel() for parameter in outline(**settings).parameters())
     assert counted == trunk_count + 10 * maps + 80 * 2049
 
@@ -179,12 +179,12 @@ def test_ges_branch_reads_the_mask_at_full_size():
 
 
 def pixels_of(images, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)):
-    """Normalised by hand; the defaults are ImageNet's."""
+    """Normalise pixels by hand; the defaults are ImageNet's."""
     return torch.from_numpy((images.numpy() - np.array(mean)) / np.array(std)).float().permute(0, 3, 1, 2)
 
 
 def bilinear(mask, height, width):
-    """One mask resized: pixel centres, no smoothing, edges repeated."""
+    """Resize one mask: pixel centres, no smoothing, edges repeated."""
     out = np.zeros((height, width))
     for i in range(height):
         for j in range(width):
@@ -243,7 +243,7 @@ def test_stride_moves_into_the_1x1_convolution():
     assert (plain.layer2[0].conv1.stride, plain.layer2[0].conv2.stride) == ((1, 1), (2, 2))
 
 
-# What holds for every network.
+# Laws of every network.
 
 
 @pytest.mark.parametrize("pool", ["mean", "mask", "both"])
@@ -308,7 +308,7 @@ def test_both_pools_are_concatenated():
 
 
 def test_margin_that_a_trunk_drops_gets_the_nearest_features():
-    """ConvNeXt has no features for the last rows of 75 x 50; a region there gets those of the last it has."""
+    """ConvNeXt has no features for the last rows of 75 x 50; a region there gets the last ones."""
     network = build(trunk="convnext_atto", sites=(), pool="mask")
     images, masks = samples(1, 75, 50)
     masks[:] = 0

@@ -1,4 +1,4 @@
-"""Several processes that are one run: gloo on this machine, as on several GPUs or machines."""
+"""Distributed runs: two processes on this machine with gloo."""
 
 import json
 import subprocess
@@ -29,21 +29,21 @@ CURVES = (
 
 @pytest.fixture
 def objects(tmp_path):
-    """A folder of 20 images, one of which cannot be read."""
+    """A folder of 20 images, one of them unreadable."""
     folder = write_two_objects(tmp_path / "data", images=20, side=32)
     (read_data(settings(folder).data).train[4].image_path).write_bytes(b"")
     return folder
 
 
 def together(objects, **more):
-    """A run in which two processes have unlike shares of each batch, and parts learn at some steps and parts never."""
+    """A run in which two processes have unequal shares of each batch, and some parts are trained late or never."""
     schedule = {"steps": 8, "batch_size": 5, "head_steps": 2, "frozen": ("layer1",), "average": 0.9} | more
     run = {"log_every": 1, "validate_every": 4, "checkpoint_every": 2, "export": "fp32"}
     return settings(objects, augment=AugmentSettings(blank=0.3), run=run, **schedule)
 
 
 def close(one, other):
-    """Final weights that differ by no more than sums in another order do."""
+    """Check that final weights differ only by the order of sums; return both records."""
     one, other = (load_checkpoint(folder / loop.FINAL) for folder in (one, other))
     assert one.tensors.keys() == other.tensors.keys()
     for name, tensor in one.tensors.items():
@@ -75,14 +75,14 @@ def test_two_processes_train_as_one(objects, tmp_path, several):
 
 
 def test_run_resumes_with_another_number_of_processes(objects, tmp_path):
-    """And with a trunk of which a part is idle: a norm for a classifier of its own."""
+    """Also covers a trunk with an unused parameter: a norm before its own classifier."""
     run = together(objects, frozen=("stem",))
     run = replace(run, network=NetworkSettings(trunk="test_convnext", sites=("stages.0",), merge="both"))
-    anywhere = replace(run, run=replace(run.run, device="auto"))  # The children see no GPU, and meet all the same.
+    anywhere = replace(run, run=replace(run.run, device="auto"))  # The children see no GPU and still find each other.
     recipe, folder = write_recipe(anywhere, tmp_path / "run.toml"), tmp_path / "broken"
     children = start_several(recipe, [folder, folder], {0: stop_after(5)})
     assert children[0].reached.wait(120)
-    for child in children:  # The second may notice that the first has ended.
+    for child in children:  # The second may notice the end of the first.
         child.kill()
     assert load_checkpoint(folder / loop.CHECKPOINT).step == 4
     train(run, folder)
@@ -91,7 +91,7 @@ def test_run_resumes_with_another_number_of_processes(objects, tmp_path):
 
 
 class stop_after:  # noqa: N801 (a function that can be sent to another process)
-    """The process stands still at a step until it is killed."""
+    """Stop the process at a step until it is killed."""
 
     def __init__(self, step):
         self.step = step
@@ -111,7 +111,7 @@ class stop_after:  # noqa: N801 (a function that can be sent to another process)
 
 
 def test_error_in_one_process_ends_the_others(objects, tmp_path):
-    """None is there to end them: torchrun would, of its own machine."""
+    """Nothing else ends them here; torchrun would, on its own machine."""
     content = json.loads((objects / "annotations.json").read_text())
     content["images"][9]["width"] = 40
     (objects / "annotations.json").write_text(json.dumps(content))
@@ -134,7 +134,7 @@ def test_refuses_machines_that_do_not_share_the_run_folder(objects, tmp_path):
 
 
 def test_processes_that_do_not_find_each_other_are_refused(objects, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")  # In this process accelerate is at work already, alone.
+    monkeypatch.setenv("WORLD_SIZE", "2")  # In this process accelerate already runs alone.
     with pytest.raises(SettingsError, match="WORLD_SIZE is 2, but 1 processes found each other; start them with"):
         distributed.make_accelerator("cpu", bf16=False)
     with monkeypatch.context() as patch:

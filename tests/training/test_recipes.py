@@ -1,4 +1,4 @@
-"""Every recipe can be built, and the published ones are what `reference.md` of the project says of them."""
+"""Every recipe can be built, and the published ones have the facts of the papers and their repositories."""
 
 from pathlib import Path
 

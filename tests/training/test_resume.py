@@ -1,4 +1,4 @@
-"""Runs that are killed, run out of disk, or meet images that cannot be read."""
+"""Runs that are killed, run out of disk, or have unreadable images."""
 
 import json
 import time
@@ -28,13 +28,13 @@ def objects(tmp_path_factory):
 
 
 def varied(objects, **more):
-    """A run whose every sample, weight and mask of dropout is random."""
+    """A run in which samples, weights and dropout are random."""
     run = {"checkpoint_every": 2, "log_every": 1, "export": "fp32"} | more.pop("run", {})
     return settings(objects, network={"dropout": 0.3}, augment=AugmentSettings(), average=0.9, run=run, **more)
 
 
 def same_end(one, other):
-    """Weights, temperature and record of two finished runs; they may differ in the seconds they took."""
+    """Check that two finished runs are equal in weights, temperature and record, except for seconds."""
     one, other = (load_checkpoint(folder / loop.FINAL) for folder in (one, other))
     assert one.step == other.step
     same_weights(one, other)
@@ -57,7 +57,7 @@ def test_run_killed_at_random_moments_ends_like_the_uninterrupted_one(objects, t
     for _ in range(5):
         steps.append(_step_of(folder))
         child = Child(recipe, folder)
-        while child.process.is_alive() and _step_of(folder) == steps[-1]:  # Some progress, so that the moments differ.
+        while child.process.is_alive() and _step_of(folder) == steps[-1]:  # Some progress: the moments differ.
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.1))
         assert child.kill() or _step_of(folder) == 24
@@ -101,7 +101,7 @@ def test_log_of_a_resumed_run_has_every_step_once(objects, tmp_path, monkeypatch
 
 
 def curve(folder, name="train/loss"):
-    """A curve as TensorBoard shows it: value by step."""
+    """Return a curve as TensorBoard shows it: value by step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = EventAccumulator(str(folder / "tensorboard"))
@@ -137,7 +137,7 @@ def test_log_on_a_full_disk_stops_the_run_in_one_line(objects, tmp_path):
     assert "Traceback" not in errors
 
 
-# Images that cannot be read.
+# Unreadable images.
 
 
 def cut(path):
@@ -154,7 +154,7 @@ def remove(path):
 
 @pytest.fixture
 def broken(tmp_path):
-    """12 images, of which three of training cannot be read and one held out; with their paths."""
+    """12 images; three training images and one held-out image cannot be read. Also gives their paths."""
     folder = write_two_objects(tmp_path / "data", images=12, side=32)
     split = read_data(settings(folder).data)
     train_images, held_out = (
@@ -184,7 +184,7 @@ def test_images_that_cannot_be_read_are_named_once_and_the_run_resumes_the_same(
 
 
 def test_another_region_replaces_one_whose_image_cannot_be_read(broken):
-    """The others stay what they were, and who makes them does not matter."""
+    """Other samples stay the same, whichever process makes them."""
     folder, names = broken
     run = varied(folder, steps=6)
     split = read_data(run.data)

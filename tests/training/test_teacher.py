@@ -112,13 +112,13 @@ def test_weight_of_the_teacher_scales_its_loss(objects, model, tmp_path, monkeyp
 
 
 def test_student_comes_closer_to_its_teacher(objects, model, tmp_path):
-    """The layer that tells the teacher's embeddings is there while training, and tells the right region's."""
+    """While training, the teacher head predicts the embedding of the right region."""
     run = taught(objects, model, steps=200, batch_size=8, lr_trunk=3e-3, lr_new=3e-3)
     before = load_checkpoint(train(replace(run, schedule=replace(run.schedule, steps=1)), tmp_path / "short"))
     final = load_checkpoint(train(run, tmp_path / "long"))
     distances = [_distance(tmp_path / name, run) for name in ("short", "long")]
     assert distances[1] < 0.5 * distances[0]
-    assert not any("teach" in name for name in (*before.tensors, *final.tensors))  # Not in what is exported.
+    assert not any("teach" in name for name in (*before.tensors, *final.tensors))  # Not in the exported weights.
 
 
 def _distance(folder, run):

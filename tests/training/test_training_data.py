@@ -35,7 +35,7 @@ from two_objects import write_two_objects
 COCO = SourceSettings(images="images", annotations="annotations.json")
 STILL = AugmentSettings(
     flip=0, scale=(1.0, 1.0), shift=0, brightness=0, contrast=0, saturation=0, mask_jitter=0
-)  # Nothing varies.
+)  # No augmentation.
 
 
 def data(folder, *sources, **more):
@@ -131,7 +131,7 @@ def test_holdout_is_by_image_and_apart(tmp_path):
     assert holdout < {region.image_path for region in more.holdout}
 
 
-# Drawing.
+# Sampling.
 
 
 def same(one, other):
@@ -216,7 +216,7 @@ def test_sample_has_the_number_of_its_region(coco_folder):
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_calibration_weights_classes_as_sampled_and_uses_only_sources_that_calibrate(coco_folder, power):
-    """The other source has as many regions again, so that what is drawn differs from what calibrates."""
+    """The second source has the same regions, so sampled and calibrating regions differ."""
     there = data(coco_folder).sources[0]
     split = read_data(data(coco_folder, there, replace(there, calibrate=False), holdout=0.4))
     weights = split.calibration_weights(power)
@@ -279,11 +279,11 @@ def test_blank_crop_keeps_the_padding_outside_the_image(coco_folder):
         assert 0.2 < outside.mean() < 1
 
 
-# Several regions of one view.
+# Several regions per crop.
 
 
 def shared(folder, regions_per_view, **augment):
-    """The two objects of an image lie in one view: it is as wide as the image."""
+    """Both objects of an image lie in one crop, which is as wide as the image."""
     settings = replace(data(folder, holdout=0.0), regions_per_view=regions_per_view)
     return TrainSettings(
         data=settings,
@@ -304,7 +304,7 @@ def test_other_regions_in_a_crop_are_trained_on_too(coco_folder):
         assert other.number != sample.number
         assert split.train.image[other.number] == split.train.image[sample.number]
         assert other.target == plain[other.number].target
-        np.testing.assert_array_equal(other.coverage, plain[other.number].coverage)  # Both are seen in one view.
+        np.testing.assert_array_equal(other.coverage, plain[other.number].coverage)  # Both are seen in one crop.
         assert other.weight == 1
 
 
@@ -330,7 +330,7 @@ def test_regions_outside_a_crop_are_not_trained_on(coco_folder):
 
 
 def test_extra_regions_of_frequent_classes_weigh_less(coco_folder):
-    """Of n regions in 16, drawn n ** 0.5 times as often as one, each counts for its share of the draws over 1 / 16."""
+    """A class with n of 16 regions is sampled in proportion to n ** 0.5; each region weighs that share over n / 16."""
     edit(coco_folder, lambda content: [a.update(category_id=3) for a in content["annotations"][3:]])
     settings = shared(coco_folder, 6)
     split = read_data(settings.data)

@@ -1,4 +1,4 @@
-"""A model file small enough to be made in every test run: a random network of a few thousand weights."""
+"""A model file small enough to make in every test run: a random network of a few thousand weights."""
 
 from pathlib import Path
 

@@ -78,7 +78,8 @@ def hardest_sheet(
         predicted = int(probabilities[number].argmax())
         lines = (
             split.names[int(targets[number])],
-            f"predicted: {split.names[predicted]} {percent(probabilities[number, predicted].item())}",
+            f"predicted: {split.names[predicted]}",
+            percent(probabilities[number, predicted].item()),
             split.holdout[number].image_path.name,
         )
         tiles.append(Tile(pixels, coverage, lines))
