@@ -41,3 +41,12 @@ def test_no_placeholder_is_left():
 def test_its_pictures_are_there():
     for link in re.findall(r"!\[.*?\]\((.*?)\)", TEXT):
         assert (ROOT / link).is_file(), link
+
+
+def test_it_is_short():
+    assert len(TEXT.splitlines()) < 150
+
+
+def test_its_links_lead_somewhere():
+    for link in re.findall(r"\]\((?!https?://)(.*?)\)", TEXT):
+        assert (ROOT / link).exists(), link
