@@ -1,13 +1,12 @@
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torch import nn
 
+from maskwise.cli import main
 from maskwise.errors import SettingsError
 from maskwise.training import comparison as module
 from maskwise.training.comparison import (
@@ -198,10 +197,15 @@ def test_published_study_has_three_seeds():
     assert len(settings.seeds) >= 3
 
 
-def test_command_prints_the_table(comparison, tmp_path):
-    command = [sys.executable, "-m", "maskwise", "compare", str(comparison(steps=1)), "-o", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert re.search(r"Both, first layer!\s+\d+\.\d ± \d", done.stdout)
+def test_command_prints_the_table(tmp_path, capsys, monkeypatch):
+    given = []
+    rows = [VariantResults("No mask", (result(0.5, 0.1), result(0.6, 0.2)))]
+    monkeypatch.setattr(module, "compare_variants", lambda *paths: given.append(paths) or rows)
+    assert main.run(["compare", "c.toml", "-o", str(tmp_path)]) == 0
+    assert given == [(Path("c.toml"), tmp_path)]
+    out = capsys.readouterr().out
+    assert re.search(r"No mask\s+55\.0 ± 7\.1\s+25\.0 ± 0\.0", out)
+    assert str(tmp_path / "comparison.md") in out
 
 
 def test_values_of_a_size_without_regions_are_not_numbers():
