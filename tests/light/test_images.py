@@ -1,8 +1,12 @@
+import os
+
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from maskwise import load_image
+from maskwise.data import images
 from maskwise.data.images import check_pixels, image_size
 from maskwise.errors import ImageError
 
@@ -68,7 +72,7 @@ def test_refuses_files_that_are_no_images(tmp_path, read, monkeypatch):
     with pytest.raises(ImageError, match=r"a\.jpg: is not an image that can be read"):
         read(tmp_path / "a.jpg")
     Image.new("L", (7, 5)).save(tmp_path / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    monkeypatch.setattr(images, "MAX_PIXELS", 10)
     with pytest.raises(ImageError, match=r"large\.png: has too many pixels"):
         read(tmp_path / "large.png")
 
@@ -79,3 +83,70 @@ def test_refuses_files_that_are_no_images(tmp_path, read, monkeypatch):
 def test_refuses_an_array_that_is_no_image(array):
     with pytest.raises(ImageError, match=r"accepted is height x width x 3, uint8, RGB"):
         check_pixels(array)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[0, 16, 4095]], [0, 1, 255]),  # 12 bits: 16 / 2**4
+        ([[0, 64, 16383]], [0, 1, 255]),  # 14 bits: 64 / 2**6
+        ([[0, 1, 255]], [0, 1, 255]),
+    ],
+)
+def test_grey_of_a_camera_is_scaled_by_its_own_bits(tmp_path, values, expected):
+    Image.fromarray(np.array(values, np.uint16)).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(load_image(tmp_path / "a.tif")[0, :, 0], expected)
+
+
+def test_colours_of_a_camera_are_scaled_by_their_own_bits(tmp_path):
+    rgb = np.array([[[4095, 16, 0], [0, 32, 2048]]], dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), rgb[..., ::-1])
+    np.testing.assert_array_equal(load_image(tmp_path / "a.png"), [[[255, 1, 0], [0, 2, 128]]])
+
+
+def test_floats_from_0_to_1_are_scaled_and_others_refused(tmp_path):
+    Image.fromarray(np.float32([[0, 0.5, 1]])).save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(load_image(tmp_path / "a.tif")[0, :, 0], [0, 128, 255])
+    Image.fromarray(np.float32([[0, 0.5, 37]])).save(tmp_path / "b.tif")
+    with pytest.raises(ImageError, match=r"b\.tif: is of floats outside 0 to 1"):
+        load_image(tmp_path / "b.tif")
+    Image.fromarray(np.int32([[-5, 3]])).save(tmp_path / "c.tif")
+    with pytest.raises(ImageError, match=r"c\.tif: has negative numbers \(down to -5\)"):
+        load_image(tmp_path / "c.tif")
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_orientation_that_is_none_is_ignored(tmp_path, pixels, value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(load_image(tmp_path / "a.png"), pixels)
+    assert image_size(tmp_path / "a.png") == (5, 7)
+
+
+def test_refuses_formats_that_start_other_programs(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60 48\n%%EndComments\n%%EOF\n")
+    with pytest.raises(ImageError, match=r"a\.jpg: is not an image that can be read"):
+        load_image(tmp_path / "a.jpg")
+
+
+def test_refuses_what_is_no_plain_file_at_once(tmp_path):
+    os.mkfifo(tmp_path / "fifo.jpg")
+    with pytest.raises(ImageError, match=r"fifo\.jpg: is a FIFO, not a plain file"):
+        load_image(tmp_path / "fifo.jpg")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    with pytest.raises(ImageError, match=r"loop\.jpg: cannot be opened \(Too many levels of symbolic links\)"):
+        load_image(tmp_path / "loop.jpg")
+    with pytest.raises(ImageError, match="cannot be opened \\(File name too long\\)"):
+        load_image(tmp_path / ("a" * 300))
+
+
+def test_refuses_a_side_that_is_too_long(tmp_path):
+    Image.new("1", (70_000, 1)).save(tmp_path / "row.png")
+    with pytest.raises(ImageError, match=r"row\.png: has too many pixels \(70000 x 1;"):
+        image_size(tmp_path / "row.png")
+
+
+def test_a_photograph_of_many_pixels_is_read_without_a_warning(tmp_path):
+    Image.new("L", (10_000, 9_000), 7).save(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png").shape == (9_000, 10_000, 3)
