@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from maskwise.cli.options import DeviceFlag, Mode, ModelFile, Threads
+from maskwise.cli.options import DeviceFlag, Mode, ModelFile, Threads, wrong_usage
 from maskwise.errors import AnnotationError, InputError, naming_mask
 
 if TYPE_CHECKING:
+    from maskwise.data.mask_files import NamedMask
     from maskwise.data.masks import Mask
     from maskwise.model.prediction import Prediction
 
@@ -21,19 +22,22 @@ if TYPE_CHECKING:
 class Command:
     """Name regions of one image.
 
-    Give regions as mask images, boxes, polygons or a COCO file of segments; each kind may be repeated and mixed.
+    Give regions as mask pictures, ids, boxes, polygons or a COCO file of segments; mix and repeat them as you like.
     Prints a table: region, name, probability, runners-up.
 
     Examples:
-      maskwise predict photo.jpg --mask cup.png --mask spoon.png --overlay named.png
+      maskwise predict photo.jpg --mask cup.png spoon.png --overlay named.png
+      maskwise predict photo.jpg --mask sam-output/
       maskwise predict photo.jpg --segments sam.json --json names.json
       maskwise predict photo.jpg --box 10,20,200,120 --polygon 5,5,80,10,60,90
     """
 
     image: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGE")]
     """The photograph."""
-    mask: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    """Image of the photograph's size, not black where the region is."""
+    mask: tyro.conf.UseAppendAction[tuple[tuple[Path, ...], ...]] = ()
+    """Mask pictures of the photograph's size, white on black; folders of them; stacks in .npy or .npz."""
+    instances: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """Picture whose values are ids, or with one colour per object: every one but 0 (black) is a region."""
     segments: Path | None = None
     """COCO file; its annotations of this image (by file name) are the regions. Categories are not needed. Or what SAM
     writes: its mask generator's list (coco_rle), or a file of SA-1B."""
@@ -58,15 +62,12 @@ class Command:
         from maskwise.data.images import load_image
         from maskwise.model.predictor import Predictor
 
-        if not (self.mask or self.segments or self.box or self.polygon):
-            print(
-                "maskwise predict: no region; give at least one of --mask, --segments, --box, --polygon",
-                file=sys.stderr,
-            )
-            raise SystemExit(2)
+        if not (any(self.mask) or self.instances or self.segments or self.box or self.polygon):
+            wrong_usage("predict", "no region; give at least one of --mask, --instances, --segments, --box, --polygon")
+        inputs = [self.image, *self._mask_paths(), *self.instances, *([self.segments] if self.segments else [])]
         for path in (self.json, self.overlay):  # Before the work, not after it.
             if path is not None:
-                check_output(path, inputs=(self.image, *self.mask, *([self.segments] if self.segments else [])))
+                check_output(path, inputs=inputs)
         if self.overlay is not None:
             from maskwise.reports.overlay import check_suffix, write_overlay
 
@@ -85,21 +86,25 @@ class Command:
         if outputs.crops < len(masks):
             print(f"{len(masks)} masks shared {outputs.crops} crop(s); --mode exact crops around each", file=sys.stderr)
 
-    def _regions(self, image_hw: tuple[int, int]) -> list[tuple[str, Mask]]:
-        """Return the regions, each with its name in the table."""
-        from maskwise.data.masks import Mask, check_size
+    def _mask_paths(self) -> list[Path]:
+        return [path for paths in self.mask for path in paths]
 
-        regions = []
-        for path in self.mask:
-            mask = Mask.from_file(path)
-            with naming_mask(str(path)):
-                check_size(mask, image_hw)
-            regions.append((path.name, mask))
+    def _regions(self, image_hw: tuple[int, int]) -> list[NamedMask]:
+        """Return the regions, each with its name in the table."""
+        from maskwise.data.mask_files import read_instances, read_masks
+        from maskwise.data.masks import Mask
+
+        regions = [region for path in self._mask_paths() for region in read_masks(path, image_hw)]
+        for path in self.instances:
+            regions += read_instances(path, image_hw)
         if self.segments is not None:
-            regions += segments_of_image(self.segments, self.image.name, image_hw)
+            regions += segments_of_image(self.segments, self.image, image_hw)
         for text in self.box:
             with naming_mask(f"--box {text}"):
-                regions.append((f"box {text}", Mask.from_box(numbers(text, "--box"), image_hw)))
+                box = numbers(text, "--box")
+                regions.append((f"box {text}", Mask.from_box(box, image_hw)))
+            if box[0] + box[2] > image_hw[1] + 1 or box[1] + box[3] > image_hw[0] + 1:
+                print(f"warning: --box {text} leaves the image; a box is x,y,width,height", file=sys.stderr)
         for index, text in enumerate(self.polygon, start=1):
             with naming_mask(f"--polygon {text}"):
                 regions.append((f"polygon {index}", Mask.from_polygons([numbers(text, "--polygon")], image_hw)))
@@ -117,10 +122,10 @@ class Command:
 
 
 def numbers(text: str, flag: str) -> list[float]:
-    """Numbers between commas.
+    """Parse numbers between commas.
 
     Raises:
-        InputError: something else stands there.
+        InputError: it is something else.
     """
     try:
         return [float(part) for part in text.split(",")]
@@ -128,33 +133,32 @@ def numbers(text: str, flag: str) -> list[float]:
         raise InputError(f"{flag} {text}: give numbers between commas, without spaces") from error
 
 
-def segments_of_image(path: Path, file_name: str, image_hw: tuple[int, int]) -> list[tuple[str, Mask]]:
-    """The segments that a COCO file has of an image; a file of one image is taken whatever it calls it.
+def segments_of_image(path: Path, image: Path, image_hw: tuple[int, int]) -> list[NamedMask]:
+    """Return the segments that a file has of an image: a COCO file, SAM's list, or a file of SA-1B.
 
-    The two forms that SAM writes are taken too: the list of its mask generator (RLE), and a file of SA-1B.
+    The image is found by its file name, folders included where they tell two apart. A file of one image may call it
+    otherwise.
 
     Raises:
-        AnnotationError: the file breaks the format, or has several images and none of that name, or no segment of it.
+        AnnotationError: the file breaks the format, has no segment of the image, or several images of that name.
         MaskError: a segment is malformed, empty or of another size.
     """
     import numpy as np
 
+    from maskwise.data.image_paths import rows_of_image
     from maskwise.data.sam import read_segments
 
-    coco = read_segments(path, file_name)
-    count = len(coco.index.file_name)
-    images = [image for image in range(count) if Path(coco.file_name(image)).name == file_name]
-    if not images and count == 1:
-        images = [0]
-    rows = np.flatnonzero(np.isin(coco.index.image, images))
+    coco = read_segments(path, image.name)
+    rows = np.flatnonzero(np.isin(coco.index.image, rows_of_image(coco, image)))
     if not len(rows):
-        raise AnnotationError(f"{path}: has no segment of an image called {file_name}")
+        raise AnnotationError(f"{path}: has no segment of an image called {image.name}")
     return [(f"segment {coco.ids(row)[1]}", coco.mask(row, image_hw)) for row in rows.tolist()]
 
 
 def print_table(regions: list[str], predictions: list[Prediction]) -> None:
     """Print what each region is, with runners-up."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -169,5 +173,6 @@ def print_table(regions: list[str], predictions: list[Prediction]) -> None:
         table.add_column(column, justify=justify)
     for index, (region, prediction) in enumerate(zip(regions, predictions, strict=True), start=1):
         others = ", ".join(f"{other.name} {other.probability:.0%}" for other in prediction.names[1:])
-        table.add_row(str(index), region, f"[bold]{prediction.name}[/bold]", f"{prediction.probability:.0%}", others)
+        name = f"[bold]{escape(prediction.name)}[/bold]"
+        table.add_row(str(index), escape(region), name, f"{prediction.probability:.0%}", escape(others))
     Console().print(table)

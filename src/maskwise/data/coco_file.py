@@ -15,6 +15,7 @@ from maskwise.data.coco_index import CocoIndex, Id, cached_index, index_of, json
 from maskwise.data.images import image_size
 from maskwise.data.masks import Mask, check_size
 from maskwise.data.regions import Category
+from maskwise.data.segmentations import is_empty, mask_of_segmentation
 from maskwise.errors import AnnotationError, MaskError, naming_mask
 
 CACHE_VARIABLE = "MASKWISE_CACHE"
@@ -95,16 +96,12 @@ class CocoFile:
             )
         outline = self._outline(annotation)
         with naming_mask(where):
-            if isinstance(outline.segmentation, dict):
-                mask = Mask.from_rle(outline.segmentation)
+            if not is_empty(outline.segmentation):
+                mask = mask_of_segmentation(outline.segmentation, image_hw)
                 check_size(mask, image_hw)
                 return mask
-            if outline.segmentation:
-                _check_numbers(outline.segmentation, "segmentation", depth=2)
-                return Mask.from_polygons(outline.segmentation, image_hw)
-            if outline.bbox is not None:
-                _check_numbers(outline.bbox, "bbox", depth=1)
-                return Mask.from_box(outline.bbox, image_hw)
+            if outline.bbox is not None and outline.bbox != []:
+                return Mask.from_box(_box(outline.bbox), image_hw)
         raise MaskError(f"{where} has neither 'segmentation' nor 'bbox'")
 
     def _stated_hw(self, annotation: int) -> tuple[float, float]:
@@ -131,14 +128,10 @@ class CocoFile:
             return file.read(length)
 
 
-def _check_numbers(value: Any, key: str, *, depth: int) -> None:
-    if depth == 0 and isinstance(value, (int, float)):
-        return
-    if depth == 0 or not isinstance(value, list):
-        wanted = ("a number", "a list of numbers", "a list of polygons")[depth]
-        raise MaskError(f"{key!r} has {str(value)[:40]!r} where {wanted} belongs")
-    for item in value:
-        _check_numbers(item, key, depth=depth - 1)
+def _box(value: Any) -> list[float]:
+    if not isinstance(value, list) or not all(isinstance(one, (int, float)) for one in value):
+        raise MaskError(f"'bbox' has {str(value)[:40]!r}; accepted is [x, y, width, height]")
+    return value
 
 
 def read_coco(path: str | os.PathLike[str], *, labelled: bool, cache: str | os.PathLike[str] | None = None) -> CocoFile:

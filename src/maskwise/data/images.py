@@ -93,7 +93,9 @@ def open_limited(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         try:
             file = Image.open(path, formats=FORMATS)
         except Image.DecompressionBombError as error:
-            raise ImageError(f"{path}: has too many pixels ({error}); make it smaller first") from error
+            raise ImageError(
+                f"{path}: has too many pixels (accepted are {MAX_PIXELS:,} in all); make it smaller first"
+            ) from error
         with file:
             width, height = file.size
             most = MAX_PIXELS_OF.get(file.format or "", MAX_PIXELS)
@@ -128,7 +130,7 @@ def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
 
 def _has_wide_colours(file: Image.Image) -> bool:
     """Return whether an image has colours of 16 bits, which Pillow would cut to 8."""
-    return file.mode in ("RGB", "RGBA") and any("16" in str(tile[3]) for tile in file.tile)
+    return file.mode in ("RGB", "RGBA") and any("16" in str(tile[3]) for tile in getattr(file, "tile", ()))
 
 
 def _wide_colours(path: str | os.PathLike[str]) -> np.ndarray:
