@@ -128,7 +128,7 @@ def test_refuses_a_file_of_another_form_by_its_record(coco_folder, change, text)
 
 
 def test_refuses_a_file_that_is_not_coco(tmp_path):
-    for text, message in (("[1]", "is a JSON list"), ("{", r"is not JSON .*line 1"), (None, "cannot be read")):
+    for text, message in (("[1]", "is a JSON list"), ("{", r"is not JSON .*line 1"), (None, "no such annotation file")):
         if text is None:
             (tmp_path / "a.json").unlink()
         else:

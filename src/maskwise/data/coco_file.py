@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import msgspec
 import numpy as np
 from msgspec import Raw
 
-from maskwise.data.coco_index import CocoIndex, Id, cached_index, index_of, json_text, value_of
+from maskwise.data.coco_index import CocoIndex, cached_index, index_of, json_text, value_of
 from maskwise.data.images import image_size
 from maskwise.data.masks import Mask, check_size
+from maskwise.data.problems import Id, OnError, Problem, refuse
 from maskwise.data.regions import Category
 from maskwise.data.segmentations import is_empty, mask_of_segmentation
 from maskwise.errors import AnnotationError, MaskError, naming_mask
@@ -50,9 +52,14 @@ class CocoFile:
         ids, names = self.index.category_id, self.index.category_name
         return tuple(Category(value_of(ids, row), name.decode()) for row, name in enumerate(names))
 
+    @property
+    def problems(self) -> list[Problem]:
+        """Faults of records, in the order of the lists."""
+        return [Problem(**json.loads(text)) for text in self.index.problems.tolist()]
+
     def file_name(self, image: int) -> str:
-        """The file name of an image, by its row."""
-        return self.index.file_name[image].decode()
+        """Return the file name of an image, by its row."""
+        return self.index.file_name[image].decode("utf-8", "surrogatepass")
 
     def ids(self, annotation: int, /) -> tuple[Id, Id]:
         """The id of the annotation's image, and its own."""
@@ -89,6 +96,12 @@ class CocoFile:
         """
         where = f"{self.path}: annotation id {value_of(self.index.annotation_id, annotation)}"
         height, width = np.where(np.isnan(self._stated_hw(annotation)), image_hw, self._stated_hw(annotation)).tolist()
+        if height != width and (height, width) == tuple(image_hw)[::-1]:
+            raise MaskError(
+                f"{where}: width and height are swapped: the file states {width:.12g} x {height:.12g}, the image turned"
+                f" upright by its EXIF orientation has {image_hw[1]} x {image_hw[0]}; if the outlines are upright, swap"
+                " them in the file"
+            )
         if (height, width) != tuple(image_hw):
             raise MaskError(
                 f"{where} is of an image of {width:.12g} x {height:.12g} pixels by the file, but the image has"
@@ -134,18 +147,24 @@ def _box(value: Any) -> list[float]:
     return value
 
 
-def read_coco(path: str | os.PathLike[str], *, labelled: bool, cache: str | os.PathLike[str] | None = None) -> CocoFile:
-    """Index a COCO file and check the keys that Maskwise relies on.
+def read_coco(
+    path: str | os.PathLike[str],
+    *,
+    labelled: bool,
+    on_error: OnError = "stop",
+    cache: str | os.PathLike[str] | None = None,
+) -> CocoFile:
+    """Index a COCO file.
 
     Args:
         path: the JSON file.
         labelled: whether every annotation must have a known category.
-        cache: folder that keeps indexes, each under the hash of its file's bytes; where left out, the folder that
-            the environment variable `MASKWISE_CACHE` names, if any.
+        on_error: `stop` refuses a file with faulty records and lists them all; `skip` leaves them in `problems`.
+        cache: folder that keeps indexes, each under the hash of its file's bytes (default: the folder that the
+            environment variable `MASKWISE_CACHE` names, if any).
 
     Raises:
-        AnnotationError: not JSON, not COCO's form, a missing key, a repeated id, or an unknown image or category;
-            the message names the file and the record.
+        AnnotationError: not JSON, not COCO's form as a whole; or faulty records, which the message lists.
         InputError: the index cannot be kept there.
     """
     path = Path(path)
@@ -153,18 +172,31 @@ def read_coco(path: str | os.PathLike[str], *, labelled: bool, cache: str | os.P
     cache = cache or os.environ.get(CACHE_VARIABLE)
     index = cached_index(path, text, Path(cache)) if cache else index_of(path, text)
     coco = CocoFile(path, index, text if isinstance(text, bytes) else None)
-    if labelled:
-        _check_labels(coco)
+    if on_error == "stop":
+        refuse([*coco.problems, *(label_problems(coco) if labelled else [])])
+    elif labelled:
+        _check_categories(coco)
     return coco
 
 
-def _check_labels(coco: CocoFile) -> None:
-    if not coco.index.has_categories:
-        raise AnnotationError(f"{coco.path}: has no list 'categories'; a COCO file needs it")
-    for row in np.flatnonzero(coco.index.category < 0)[:1].tolist():
+def label_problems(coco: CocoFile) -> list[Problem]:
+    """Return a problem for each usable annotation without a known category.
+
+    Raises:
+        AnnotationError: the file has no list of categories.
+    """
+    _check_categories(coco)
+    problems = []
+    for row in np.flatnonzero((coco.index.category < 0) & (coco.index.image >= 0)).tolist():
         record = msgspec.json.decode(coco.record(row), type=dict[str, Raw])
         category_id = msgspec.json.decode(record.get("category_id", b"null"))
-        raise AnnotationError(
-            f"{coco.path}: annotation id {coco.ids(row)[1]} has category_id {category_id},"
-            " which is not among 'categories'"
-        )
+        image_id, annotation_id = coco.ids(row)
+        shown = category_id if category_id is None else json.dumps(category_id)
+        message = f"{coco.path}: annotation id {annotation_id} has category_id {shown}, which is not among 'categories'"
+        problems.append(Problem(message, image_id, annotation_id, row))
+    return problems
+
+
+def _check_categories(coco: CocoFile) -> None:
+    if not coco.index.has_categories:
+        raise AnnotationError(f"{coco.path}: has no list 'categories'; a COCO file needs it")

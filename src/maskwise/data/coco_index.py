@@ -11,8 +11,8 @@ import json
 import mmap
 import re
 import zipfile
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,14 +22,17 @@ from jaxtyping import Bool, Float64, Int32, Int64
 from msgspec import UNSET, Raw, UnsetType
 
 from maskwise.data.atomic_files import make_folder, whole_file
+from maskwise.data.plain_files import check_plain_file, shortened
+from maskwise.data.problems import Id, Problem
 from maskwise.errors import AnnotationError
 
 Text = bytes | mmap.mmap
 """JSON in UTF-8, in memory or mapped from its file."""
-Id = int | float | str
 CHUNK = 8192
-"""Records decoded before their fields go into the columns."""
-FORMAT = 1
+"""Records of which the places in the text are looked up together."""
+MAX_PADDING = 50_000_000
+"""From this many bytes on, a column of texts of very different lengths is kept as objects."""
+FORMAT = 2
 """Of cached indexes; part of their names, so that an older one is not taken for one of this form."""
 
 
@@ -83,6 +86,7 @@ class CocoIndex:
         category_id: of each category.
         category_name: of each category, UTF-8.
         has_categories: whether the file has a list of categories, if an empty one.
+        problems: faults of records, as JSON; see `Problem`.
     """
 
     image_id: np.ndarray
@@ -99,6 +103,7 @@ class CocoIndex:
     category_id: np.ndarray
     category_name: np.ndarray
     has_categories: Bool[np.ndarray, ""]
+    problems: np.ndarray
 
 
 def value_of(column: np.ndarray, row: int) -> Id:
@@ -125,6 +130,7 @@ def json_text(path: Path) -> Text:
     Raises:
         AnnotationError: the file is missing, or not text.
     """
+    check_plain_file(path, "annotation file", AnnotationError)
     try:
         with open(path, "rb") as file:
             beginning = file.read(4)
@@ -139,35 +145,40 @@ def json_text(path: Path) -> Text:
 
 
 def index_of(path: Path, text: Text) -> CocoIndex:
-    """Look through a COCO file and check the keys that Maskwise relies on.
+    """Index a COCO file. Records that cannot be used are noted in `problems`, and the others are kept.
 
     Args:
-        path: what messages call the file.
+        path: name of the file in messages.
         text: of the file.
 
     Raises:
-        AnnotationError: not JSON, not COCO's form, a missing key, a repeated id, or an unknown image; the message
-            names the file and the record.
+        AnnotationError: not JSON, or not COCO's form as a whole.
     """
     sections = _sections(path, text)
     assert sections.images is not UNSET, "see `_sections`"
     assert sections.annotations is not UNSET, "see `_sections`"
-    images = _decoded(path, "images", sections.images, _Image)
-    categories = [] if sections.categories is UNSET else _decoded(path, "categories", sections.categories, _Category)
-    image_ids, category_ids = ([record.id for record in records] for records in (images, categories))
-    columns = _annotation_columns(path, text, sections.annotations, _rows(image_ids), _rows(category_ids))
-    index = CocoIndex(
-        image_id=id_column(image_ids),
-        file_name=np.array([image.file_name.encode() for image in images], dtype=bytes),
+    problems: list[Problem] = []
+    images = [image for _, image in _decoded(path, "images", sections.images, _Image, problems)]
+    raw_categories = [] if sections.categories is UNSET else sections.categories
+    # The VGG Image Annotator lists each category again for every image.
+    categories = {
+        (_plain_id(one.id), one.name): one
+        for _, one in _decoded(path, "categories", raw_categories, _Category, problems)
+    }.values()
+    image_rows = _Rows(path, "images", [image.id for image in images], problems)
+    category_rows = _Rows(path, "categories", [category.id for category in categories], problems)
+    columns = _annotation_columns(path, text, sections.annotations, (image_rows, category_rows), problems)
+    return CocoIndex(
+        image_id=id_column([image.id for image in images]),
+        file_name=_texts([image.file_name for image in images]),
         height=_numbers([image.height for image in images]),
         width=_numbers([image.width for image in images]),
-        category_id=id_column(category_ids),
-        category_name=np.array([category.name.encode() for category in categories], dtype=bytes),
+        category_id=id_column([category.id for category in categories]),
+        category_name=_texts([category.name for category in categories]),
         has_categories=np.array(sections.categories is not UNSET),
+        problems=_texts([json.dumps(asdict(problem)) for problem in problems]),
         **columns,
     )
-    _check(path, index, sections.annotations)
-    return index
 
 
 def _sections(path: Path, text: Text) -> _Sections:
@@ -198,93 +209,149 @@ def _place(text: Text, message: str) -> str:
     return f"line {line} column {column}"
 
 
-def _decoded(path: Path, section: str, raws: Sequence[Raw], kind: type[Record], first: int = 0) -> list[Record]:
-    """Records of a section, the first of which has a given number."""
+def _decoded(
+    path: Path, section: str, raws: Sequence[Raw], kind: type[Record], problems: list[Problem]
+) -> Iterator[tuple[int, Record]]:
+    """Yield the records of a section that can be decoded, with their numbers; the others become problems."""
     decode = msgspec.json.Decoder(kind).decode
-    records = []
-    try:
-        for raw in raws:
-            records.append(decode(raw))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        where = f"{path}: {section}[{first + len(records)}]"
-        keys = _keys(raws[len(records)])
-        for field in msgspec.structs.fields(kind):
-            if field.required and field.name not in keys:
-                raise AnnotationError(f"{where} has no {field.name!r}") from error
-        raise AnnotationError(f"{where} is not of COCO's form ({error})") from error
-    return records
+    for number, raw in enumerate(raws):
+        try:
+            record = decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            row = number if section == "annotations" else None
+            problems.append(Problem(f"{path}: {section}[{number}] {_fault(raw, kind, error)}", row=row))
+        else:
+            yield number, record
+
+
+def _fault(raw: Raw, kind: type[Record], error: Exception) -> str:
+    keys = _keys(raw)
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in keys:
+            return f"has no {field.name!r}"
+    return f"is not of COCO's form ({shortened(str(error))})"
 
 
 def _keys(raw: Raw) -> Collection[str]:
     try:
         return msgspec.json.decode(raw, type=dict[str, Raw]).keys()
-    except msgspec.ValidationError:  # Not an object.
+    except (msgspec.DecodeError, UnicodeDecodeError):  # Not an object.
         return ()
 
 
-def _rows(ids: Sequence[Id]) -> dict[Id, int]:
-    return {value: row for row, value in enumerate(ids)}
+class _Rows:
+    """The rows of a section by id.
+
+    Ids are whole numbers or strings, and 3.0 is 3. A reference "3" meets the id 3, and 3 meets "3", if no other id
+    reads the same: tools mix them up. An id that stands twice belongs to no row: it could mean either.
+    """
+
+    def __init__(self, path: Path, section: str, ids: Sequence[Id], problems: list[Problem]) -> None:
+        self._exact: dict[Id, int] = {}
+        self._read: dict[str, int] = {}
+        self.twice: set[Id] = set()
+        for row, value in enumerate(map(_plain_id, ids)):
+            if value in self._exact:
+                if value not in self.twice:
+                    problems.append(Problem(f"{path}: id {_shown(value)} stands twice in {section!r}"))
+                self.twice.add(value)
+            self._exact[value] = row
+            self._read[str(value)] = -1 if str(value) in self._read else row
+        for value in self.twice:
+            self._exact[value] = self._read[str(value)] = -1
+
+    def of(self, value: Id) -> int:
+        """Return the row of an id; -1 if there is none."""
+        value = _plain_id(value)
+        return self._exact[value] if value in self._exact else self._read.get(str(value), -1)
+
+
+def _plain_id(value: Id) -> Id:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _shown(value: Id) -> str:
+    """Return an id as JSON has it, so that "3" and 3 differ in messages."""
+    return shortened(json.dumps(value, ensure_ascii=False))
 
 
 def _numbers(values: Sequence[float | None]) -> Float64[np.ndarray, " n"]:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
+def _texts(texts: Sequence[str]) -> np.ndarray:
+    """Return texts as a column, shared by all lengths: one long name must not make every row long."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    longest = max(map(len, encoded), default=0)
+    if longest * len(encoded) > MAX_PADDING and longest > 8 * sum(map(len, encoded)) / len(encoded):
+        return np.array(encoded, dtype=object)
+    return np.array(encoded, dtype=bytes)
+
+
 def _annotation_columns(
-    path: Path, text: Text, raws: Sequence[Raw], image_rows: dict[Id, int], category_rows: dict[Id, int]
+    path: Path, text: Text, raws: Sequence[Raw], rows: tuple[_Rows, _Rows], problems: list[Problem]
 ) -> dict[str, np.ndarray]:
-    """The columns of annotations; -1 for images and categories that the file does not list."""
-    ids: list[Id] = []
+    """Return the columns of annotations; image -1 marks records that cannot be used.
+
+    Args:
+        path: name of the file in messages.
+        text: of the file.
+        raws: the records.
+        rows: of images and of categories.
+        problems: gets the faults of records.
+    """
+    image_rows, category_rows = rows
+    ids: list[Id] = [f"#{row}" for row in range(len(raws))]
     columns: dict[str, np.ndarray] = {
-        "image": np.empty(len(raws), dtype=np.int32),
-        "category": np.empty(len(raws), dtype=np.int32),
-        "area": np.empty(len(raws), dtype=np.float64),
-        "crowd": np.empty(len(raws), dtype=bool),
+        "image": np.full(len(raws), -1, dtype=np.int32),
+        "category": np.full(len(raws), -1, dtype=np.int32),
+        "area": np.full(len(raws), np.nan),
+        "crowd": np.zeros(len(raws), dtype=bool),
         "start": np.empty(len(raws), dtype=np.int64),
         "length": np.empty(len(raws), dtype=np.int32),
     }
+    for row, record in _decoded(path, "annotations", raws, _Annotation, problems):
+        ids[row] = record.id
+        columns["image"][row] = image_rows.of(record.image_id)
+        if columns["image"][row] < 0:
+            why = "stands twice in" if _plain_id(record.image_id) in image_rows.twice else "is not among"
+            message = f"{path}: annotation id {_shown(record.id)} is of image id {_shown(record.image_id)}, which {why} 'images'"
+            problems.append(Problem(message, record.image_id, record.id, row))
+        if record.category_id is not None:
+            columns["category"][row] = category_rows.of(record.category_id)
+        if record.area is not None:
+            columns["area"][row] = record.area
+        columns["crowd"][row] = bool(record.iscrowd)
     for first in range(0, len(raws), CHUNK):
-        rows = slice(first, first + CHUNK)
-        records = _decoded(path, "annotations", raws[rows], _Annotation, first)
-        ids += [record.id for record in records]
-        columns["image"][rows] = [image_rows.get(record.image_id, -1) for record in records]
-        columns["category"][rows] = [
-            -1 if record.category_id is None else category_rows.get(record.category_id, -1) for record in records
-        ]
-        columns["area"][rows] = _numbers([record.area for record in records])
-        columns["crowd"][rows] = [bool(record.iscrowd) for record in records]
-        columns["start"][rows], columns["length"][rows] = _places(text, raws[rows])
-    return {"annotation_id": id_column(ids), **columns}
+        part = slice(first, first + CHUNK)
+        columns["start"][part], columns["length"][part] = _places(text, raws[part])
+    annotation_id = id_column(ids)
+    _note_repeated(path, annotation_id, problems)
+    return {"annotation_id": annotation_id, **columns}
+
+
+def _note_repeated(path: Path, column: np.ndarray, problems: list[Problem]) -> None:
+    order = np.argsort(column, kind="stable")
+    for row in order[1:][column[order[1:]] == column[order[:-1]]].tolist():
+        value = value_of(column, row)
+        problems.append(Problem(f"{path}: id {_shown(value)} stands twice in 'annotations'", annotation_id=value))
 
 
 def _places(text: Text, raws: Sequence[Raw]) -> tuple[list[int], list[int]]:
-    """Where in the text objects that follow each other in a list begin, and how long they are, bytes."""
+    """Return where in the text the records of a list start, and their lengths; bytes."""
     starts, lengths = [], []
     end = _address(raws[0]) - _address(text)  # Records are views of the text.
     for raw in raws:
-        starts.append(text.find(b"{", end))  # Nothing but white space and a comma stands between two.
-        lengths.append(memoryview(raw).nbytes)
+        view = memoryview(raw)
+        # Only white space and a comma stand between two objects; a faulty record may be of another kind.
+        starts.append(text.find(b"{" if view[0] == ord("{") else bytes(view), end))
+        lengths.append(view.nbytes)
         end = starts[-1] + lengths[-1]
     return starts, lengths
 
 
 def _address(text: Text | Raw) -> int:
     return np.frombuffer(text, dtype=np.uint8).ctypes.data
-
-
-def _check(path: Path, index: CocoIndex, annotations: Sequence[Raw]) -> None:
-    """Refuse ids that stand twice, and annotations of images that are not listed."""
-    ids = {"images": index.image_id, "annotations": index.annotation_id, "categories": index.category_id}
-    for section, column in ids.items():
-        order = np.argsort(column, kind="stable")
-        again = order[1:][column[order[1:]] == column[order[:-1]]]
-        if len(again):
-            raise AnnotationError(f"{path}: id {value_of(column, int(again.min()))} stands twice in {section!r}")
-    for row in np.flatnonzero(index.image < 0)[:1]:
-        unknown = msgspec.json.decode(annotations[row], type=_Annotation)
-        raise AnnotationError(
-            f"{path}: annotation id {unknown.id} is of image id {unknown.image_id}, which is not among 'images'"
-        )
 
 
 def cached_index(path: Path, text: Text, folder: Path) -> CocoIndex:
@@ -305,7 +372,9 @@ def cached_index(path: Path, text: Text, folder: Path) -> CocoIndex:
         index = index_of(path, text)
         make_folder(folder)
         with whole_file(kept) as temporary:
-            np.savez(temporary, **{field.name: getattr(index, field.name) for field in fields(index)})
+            columns = {field.name: getattr(index, field.name) for field in fields(index)}
+            if all(column.dtype != object for column in columns.values()):
+                np.savez(temporary, allow_pickle=False, **columns)
     return index
 
 

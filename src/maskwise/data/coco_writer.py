@@ -14,7 +14,8 @@ from msgspec import Raw
 
 from maskwise.data.atomic_files import whole_file
 from maskwise.data.coco_file import CocoFile
-from maskwise.data.coco_index import Id, Text, json_text
+from maskwise.data.coco_index import Text, json_text
+from maskwise.data.problems import Id
 from maskwise.data.regions import Category
 
 

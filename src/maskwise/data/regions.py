@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
 
 from maskwise.concurrency import prefetch
-from maskwise.data.coco_index import Id
 from maskwise.data.images import Pixels, check_pixels, load_image
 from maskwise.data.masks import Mask, check_size
+from maskwise.data.problems import Id
 from maskwise.errors import AnnotationError, ImageError, naming_mask
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int32
 
-from maskwise.data.coco_index import Id
+from maskwise.data.problems import Id
 from maskwise.data.regions import Category
 from maskwise.errors import InputError
 
