@@ -8,6 +8,7 @@ from tiny_model import tiny_model
 from maskwise import Predictor
 from maskwise.errors import AnnotationError, InputError, MaskError
 from maskwise.tasks import label_engines
+from maskwise.tasks.journal import Journal
 from maskwise.tasks.labelling import label_coco
 
 
@@ -33,7 +34,7 @@ def segments(coco_folder):
 
 
 def run(segments, model, output, top=2, **more):
-    return label_coco(segments, segments.parent / "images", output, Predictor(model), top=top, **more)
+    return label_coco(segments, segments.parent / "images", output, Predictor(model), top=top, **more).named_now
 
 
 def test_refuses_to_write_over_its_own_input(segments, model):
@@ -94,9 +95,59 @@ def test_killed_run_goes_on_where_it_was(segments, model, tmp_path, monkeypatch)
     assert not (tmp_path / "out.json.partial").exists()
 
 
-def test_refuses_to_go_on_with_another_run(segments, model, tmp_path):
-    (tmp_path / "out.json.partial").write_text('{"key": "another"}\n{"image_id": 0, "classes": [], "scores": []}\n')
-    with pytest.raises(AnnotationError, match="another file, model, --mode or --top"):
+def test_somebodys_notes_are_not_a_journal(segments, model, tmp_path):
+    (tmp_path / "out.json.partial").write_text("my notes\nline two\n")
+    with pytest.raises(AnnotationError, match="is not a journal of this version of Maskwise; move it away"):
+        run(segments, model, tmp_path / "out.json")
+    assert (tmp_path / "out.json.partial").read_text() == "my notes\nline two\n"
+
+
+def interrupt(segments, model, output, monkeypatch, **more):
+    """Run until the seventh of eight images is read."""
+    with monkeypatch.context() as patch:
+        read, calls = label_engines.read_task, []
+
+        def dies_at_seventh(*args):
+            calls.append(args)
+            if len(calls) == 7:
+                raise KeyboardInterrupt
+            return read(*args)
+
+        patch.setattr(label_engines, "read_task", dies_at_seventh)
+        with pytest.raises(KeyboardInterrupt):
+            run(segments, model, output, **more)
+    return len(output.with_name(output.name + ".partial").read_text().splitlines()) - 1
+
+
+def test_finished_images_survive_a_mended_record_and_nothing_else(segments, model, tmp_path, monkeypatch):
+    """Two annotations per image; the mended one belongs to an image that is done."""
+    output = tmp_path / "out.json"
+    done = interrupt(segments, model, output, monkeypatch)
+    assert 0 < done < 8
+    first = json.loads((tmp_path / "out.json.partial").read_text().splitlines()[1])
+    content = json.loads(segments.read_text())
+    of_first = content["annotations"][0]
+    assert len(first["classes"]) == 2
+    of_first["segmentation"] = None  # Its box is the region now: the same pixels, another outline.
+    segments.write_text(json.dumps(content))
+    assert run(segments, model, output) == 16 - 2 * (done - 1)
+
+
+@pytest.mark.parametrize("changed", ["model", "mode", "top"])
+def test_results_of_another_model_mode_or_top_do_not_count(segments, model, tmp_path, monkeypatch, changed):
+    output = tmp_path / "out.json"
+    interrupt(segments, model, output, monkeypatch)
+    other = tiny_model(tmp_path, seed=3) if changed == "model" else model
+    predictor = Predictor(other, mode="exact" if changed == "mode" else "auto")
+    top = 1 if changed == "top" else 2
+    assert label_coco(segments, segments.parent / "images", output, predictor, top=top).named_now == 16
+    (tmp_path / "again").mkdir()
+    label_coco(segments, segments.parent / "images", tmp_path / "again" / "out.json", predictor, top=top)
+    assert output.read_text() == (tmp_path / "again" / "out.json").read_text()
+
+
+def test_a_second_run_on_one_output_is_refused(segments, model, tmp_path):
+    with Journal(tmp_path / "out.json.partial"), pytest.raises(InputError, match="another run is writing this output"):
         run(segments, model, tmp_path / "out.json")
 
 
@@ -105,7 +156,7 @@ def test_refuses_an_image_id_without_a_file(segments, model, tmp_path):
     content["images"][0]["file_name"] = "gone.jpg"
     segments.write_text(json.dumps(content))
     with pytest.raises(AnnotationError, match=r"image id .* is gone\.jpg, which is not in the folder"):
-        run(segments, model, tmp_path / "out.json")
+        run(segments, model, tmp_path / "out.json", on_error="stop")
 
 
 def test_names_the_annotation_whose_mask_is_empty(segments, model, tmp_path):
@@ -116,7 +167,7 @@ def test_names_the_annotation_whose_mask_is_empty(segments, model, tmp_path):
     annotation["segmentation"] = {"size": size, "counts": [size[0] * size[1]]}
     segments.write_text(json.dumps(content))
     with pytest.raises(MaskError, match=f"annotation id {annotation['id']}: the mask is empty"):
-        run(segments, model, tmp_path / "out.json")
+        run(segments, model, tmp_path / "out.json", on_error="stop")
     assert not (tmp_path / "out.json").exists()
 
 
@@ -142,7 +193,7 @@ def test_nothing_is_left_of_a_run_that_named_no_image(segments, model, tmp_path)
         del annotation["segmentation"], annotation["bbox"]
     segments.write_text(json.dumps(content))
     with pytest.raises(MaskError, match="neither 'segmentation' nor 'bbox'"):
-        run(segments, model, tmp_path / "out.json")
+        run(segments, model, tmp_path / "out.json", on_error="stop")
     assert not list(tmp_path.glob("out.json*"))
     segments.write_text(good)
     assert run(segments, model, tmp_path / "out.json") == len(content["annotations"])
@@ -167,7 +218,7 @@ def test_image_of_another_size_than_the_file_states_is_refused(segments, model, 
         image["width"] *= 2
     segments.write_text(json.dumps(content))
     with pytest.raises(MaskError, match=r"is of an image of 96 x 48 pixels by the file, but the image has 48 x 48"):
-        run(segments, model, tmp_path / "out.json")
+        run(segments, model, tmp_path / "out.json", on_error="stop")
 
 
 def test_what_is_neither_annotation_nor_category_is_copied_as_it_stands(segments, model, tmp_path):
@@ -183,3 +234,53 @@ def test_file_without_annotations_gains_only_categories(segments, model, tmp_pat
     after = json.loads((tmp_path / "out.json").read_text())
     assert (after["images"], after["annotations"]) == ([], [])
     assert [c["name"] for c in after["categories"]] == ["person", "dog", "cup"]
+
+
+def test_faulty_records_stay_unnamed_and_are_listed(segments, model, tmp_path):
+    """A missing image, a damaged one, an orphan, an empty mask, a record without an image: nine of sixteen remain."""
+    content = json.loads(segments.read_text())
+    images = {image["id"]: image for image in content["images"]}
+    images[0]["file_name"] = "gone.jpg"
+    (segments.parent / "images" / images[1]["file_name"]).write_bytes(b"no image")
+    by_image = {}
+    for annotation in content["annotations"]:
+        by_image.setdefault(annotation["image_id"], []).append(annotation)
+    by_image[2][0]["image_id"] = 77
+    by_image[3][1].update(segmentation=[], bbox=None)
+    del by_image[4][0]["image_id"]
+    segments.write_text(json.dumps(content))
+    done = label_coco(segments, segments.parent / "images", tmp_path / "out.json", Predictor(model))
+    assert (done.annotations, done.named, done.named_now) == (16, 9, 9)
+    listed = json.loads((tmp_path / "out.json.problems.json").read_text())["problems"]
+    texts = " ".join(problem["message"] for problem in listed)
+    assert len(listed) == len(done.problems) == 7
+    for text in ("gone.jpg, which is not in", "is not an image", "image id 77", "neither", "has no 'image_id'"):
+        assert text in texts
+    after = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    named = [annotation for annotation in after if "score" in annotation]
+    assert len(named) == 9
+    assert [a["id"] for a in after] == [a["id"] for a in content["annotations"]]
+    assert not (tmp_path / "out.json.partial").exists()
+
+
+def test_what_is_missing_is_filled_in_and_what_is_there_stays(segments, model, tmp_path):
+    content = json.loads(segments.read_text())
+    for image in content["images"]:
+        del image["width"], image["height"]
+    for annotation in content["annotations"][1:]:
+        del annotation["area"], annotation["iscrowd"], annotation["bbox"]
+    content["annotations"][0].update(area=12.5, iscrowd=1, bbox=[1, 2, 3, 4])
+    segments.write_text(json.dumps(content))
+    run(segments, model, tmp_path / "out.json")
+    after = json.loads((tmp_path / "out.json").read_text())
+    assert all((image["width"], image["height"]) == (48, 48) for image in after["images"])
+    first, second = after["annotations"][:2]
+    assert (first["area"], first["iscrowd"], first["bbox"]) == (12.5, 1, [1, 2, 3, 4])
+    assert (second["area"], second["iscrowd"], second["bbox"][2:]) == (256, 0, [16, 16])
+
+
+def test_values_of_other_tools_are_copied_byte_for_byte(segments, model, tmp_path):
+    text = segments.read_text().replace('"note"', '"big": 1e999, "long": 123456789012345678901234567890, "note"', 1)
+    segments.write_text(text)
+    run(segments, model, tmp_path / "out.json")
+    assert '"big": 1e999, "long": 123456789012345678901234567890' in (tmp_path / "out.json").read_text()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from maskwise.cli.options import DeviceFlag, Mode, ModelFile
+from maskwise.cli.options import DeviceFlag, Mode, ModelFile, OnErrorFlag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,8 @@ class Command:
     """Name every annotation of a COCO file.
 
     Writes the same file with category_id, score, top_category_ids and top_scores in every annotation; everything else,
-    and the order, stays. An interrupted run resumes when you repeat the command.
+    and the order, stays. Faulty records and images stay unnamed and are listed in OUTPUT.problems.json. An interrupted
+    run resumes when you repeat the command.
 
     Examples:
       maskwise label photos segments.json -o named.json
@@ -33,6 +35,9 @@ class Command:
     """Number of classes per annotation."""
     engine: Literal["local", "ray"] = "local"
     """local: this process; ray: Ray Data, on this machine or a cluster."""
+    on_error: OnErrorFlag = "skip"
+    allow_outside: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Allow file names that leave the folder of images."""
     mode: Mode = "auto"
     model: ModelFile = None
     device: DeviceFlag = "cpu"
@@ -41,12 +46,26 @@ class Command:
 
     def run(self) -> None:
         """Label, and print how much was done."""
-        from maskwise.data.coco_file import read_coco
         from maskwise.model.predictor import Predictor
         from maskwise.tasks.labelling import label_coco
 
-        coco = read_coco(self.segments, labelled=False)
         threads = 1 if self.threads is None and self.engine == "ray" else self.threads
         predictor = Predictor(self.model, mode=self.mode, device=self.device, threads=threads)
-        named = label_coco(coco, self.images, self.output, predictor, top=self.top, engine=self.engine)
-        print(f"{self.output}: {len(coco.index.start)} annotations, {named} named in this run")
+        done = label_coco(
+            self.segments,
+            self.images,
+            self.output,
+            predictor,
+            top=self.top,
+            engine=self.engine,
+            on_error=self.on_error,
+            allow_outside=self.allow_outside,
+        )
+        print(f"{self.output}: {done.annotations} annotations, {done.named_now} named in this run")
+        if done.problems:
+            unnamed = done.annotations - done.named
+            print(
+                f"{unnamed} annotations left unnamed, {len(done.problems)} problems: {self.output}.problems.json; the"
+                f" first: {done.problems[0].message}",
+                file=sys.stderr,
+            )

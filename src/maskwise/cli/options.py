@@ -43,3 +43,7 @@ Mode = Annotated[
 DeviceFlag = Annotated[Literal["cpu", "cuda"], tyro.conf.arg(help="Where the model runs.")]
 ModelFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help="Model file (default: the built-in model).")]
 Threads = Annotated[int | None, tyro.conf.arg(metavar="N", help="CPU threads (default: all available cores).")]
+OnErrorFlag = Annotated[
+    Literal["skip", "stop"],
+    tyro.conf.arg(help="skip leaves faulty records and images out and counts them; stop ends with an error."),
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -72,4 +73,11 @@ class RegionFlags:
             regions = regions_from_coco(self.annotations, self.images)
             if self.min_area:  # Slow for a file that does not state areas: the masks are read.
                 regions = regions.only(regions.regions.areas() >= self.min_area)
+        if len(regions.regions) and regions.regions.crowd.all():
+            regions = regions.as_single_objects()
+            print(
+                f"all {len(regions.regions)} regions are marked iscrowd, as CVAT marks brush masks:"
+                " used as single objects",
+                file=sys.stderr,
+            )
         return regions.without(self.ignore).renamed(dict(text.split("=", 1) for text in self.rename))

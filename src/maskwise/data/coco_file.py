@@ -32,6 +32,11 @@ class _Outline(msgspec.Struct):
     bbox: Any = None
 
 
+class _RawOutline(msgspec.Struct):
+    segmentation: Raw = Raw(b"null")
+    bbox: Raw = Raw(b"null")
+
+
 @dataclass(frozen=True, eq=False)
 class CocoFile:
     """A COCO file, with every record that Maskwise relies on checked. Annotations go by their row in the file.
@@ -131,8 +136,22 @@ class CocoFile:
             raise AnnotationError(f"{self.path}: has changed since it was opened; start again")
         return outline
 
+    def outline_text(self, annotation: int) -> bytes:
+        """Return the JSON of an annotation's outline, of which its mask depends; the whole record if it is faulty."""
+        record = self.record(annotation)
+        try:
+            outline = msgspec.json.decode(record, type=_RawOutline)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return record
+        return bytes(outline.segmentation) + b" " + bytes(outline.bbox)
+
+    def file_state(self) -> tuple[int, int, int]:
+        """Return what changes when the file is replaced or written to."""
+        stat = os.stat(self.path)
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
     def record(self, annotation: int) -> bytes:
-        """The JSON of an annotation."""
+        """Return the JSON of an annotation."""
         start, length = int(self.index.start[annotation]), int(self.index.length[annotation])
         if self.text is not None:
             return self.text[start : start + length]

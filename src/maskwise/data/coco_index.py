@@ -224,6 +224,11 @@ def _decoded(
             yield number, record
 
 
+def image_numbers(raws: Sequence[Raw]) -> list[int]:
+    """Return the places of the image records that an index has, in the order of its rows."""
+    return [number for number, _ in _decoded(Path(), "images", raws, _Image, [])]
+
+
 def _fault(raw: Raw, kind: type[Record], error: Exception) -> str:
     keys = _keys(raw)
     for field in msgspec.structs.fields(kind):
@@ -315,7 +320,8 @@ def _annotation_columns(
         columns["image"][row] = image_rows.of(record.image_id)
         if columns["image"][row] < 0:
             why = "stands twice in" if _plain_id(record.image_id) in image_rows.twice else "is not among"
-            message = f"{path}: annotation id {_shown(record.id)} is of image id {_shown(record.image_id)}, which {why} 'images'"
+            of_image = f"annotation id {_shown(record.id)} is of image id {_shown(record.image_id)}"
+            message = f"{path}: {of_image}, which {why} 'images'"
             problems.append(Problem(message, record.image_id, record.id, row))
         if record.category_id is not None:
             columns["category"][row] = category_rows.of(record.category_id)

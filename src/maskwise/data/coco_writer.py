@@ -3,85 +3,133 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
-from jaxtyping import Float64, Int32
+from jaxtyping import Float64, Int32, Int64
 from msgspec import Raw
 
 from maskwise.data.atomic_files import whole_file
 from maskwise.data.coco_file import CocoFile
-from maskwise.data.coco_index import Text, json_text
+from maskwise.data.coco_index import Text, image_numbers, json_text
 from maskwise.data.problems import Id
 from maskwise.data.regions import Category
 
 
-def write_named_coco(
-    coco: CocoFile,
-    known: Sequence[Category],
-    classes: Int32[np.ndarray, "annotations top"],
-    scores: Float64[np.ndarray, "annotations top"],
-    output: Path,
-) -> None:
-    """Write a COCO file with `category_id`, `score`, `top_category_ids` and `top_scores` in every annotation.
+@dataclass(frozen=True, eq=False)
+class NamedAnnotations:
+    """What is written into the annotations of a file, a row for each; class -1 leaves one as it is.
 
-    All other fields, and every order, stay; lists other than `annotations` and `categories` are copied byte for byte.
-    Classes keep the ids that the file gives to their names. The model's other classes are added to `categories`, under
-    the model's ids where those are free.
+    Attributes:
+        classes: the most probable classes, places in the model's list, the most probable first.
+        scores: their probabilities, 0 to 1.
+        boxes: x, y, width and height of the masks, pixels.
+        areas: pixels of the masks.
+        image_hw: height and width of each image, pixels; 0 if unknown.
+    """
+
+    classes: Int32[np.ndarray, "annotations top"]
+    scores: Float64[np.ndarray, "annotations top"]
+    boxes: Int32[np.ndarray, "annotations 4"]
+    areas: Int64[np.ndarray, " annotations"]
+    image_hw: Int32[np.ndarray, "images 2"]
+
+
+def write_named_coco(coco: CocoFile, known: Sequence[Category], named: NamedAnnotations, output: Path) -> None:
+    """Write a COCO file with `category_id`, `score`, `top_category_ids` and `top_scores` in every named annotation.
+
+    `bbox`, `area`, `iscrowd`, `width` and `height` are filled in where they are missing, so that other tools can read
+    the file. All other values are copied byte for byte, in their order. Classes keep the ids that the file gives to
+    their names; the model's other classes are added to `categories`, under the model's ids where those are free.
 
     Args:
         coco: the segments.
         known: the model's classes.
-        classes: the most probable classes of each annotation, places in `known`, the most probable first.
-        scores: their probabilities, 0 to 1.
+        named: what to write.
         output: the file to write, whole or not at all.
     """
     text = json_text(coco.path) if coco.text is None else coco.text
     sections = msgspec.json.decode(text, type=dict[str, Raw])
-    categories, ids = _with_known(json.loads(bytes(sections.get("categories", b"[]"))), known)
+    categories, ids = _with_known(sections.get("categories", Raw(b"[]")), known)
     with whole_file(output) as temporary, open(temporary, "wb") as file:
         for number, key in enumerate(dict.fromkeys([*sections, "categories"])):
             file.write(b"%b%b: " % (b", " if number else b"{", _json(key)))
             if key == "annotations":
-                rows = (([ids[i] for i in of.tolist()], p.tolist()) for of, p in zip(classes, scores, strict=True))
-                _write_annotations(coco, text, rows, file)
+                _write_annotations(coco, text, named, ids, file)
+            elif key == "images":
+                _write_images(sections[key], named.image_hw, file)
             else:
-                file.write(_json(categories) if key == "categories" else memoryview(sections[key]))
+                file.write(categories if key == "categories" else memoryview(sections[key]))
         file.write(b"}\n")
 
 
-def _with_known(given: list[dict[str, Any]], known: Sequence[Category]) -> tuple[list[dict[str, Any]], list[Id]]:
+def _with_known(given: Raw, known: Sequence[Category]) -> tuple[bytes, list[Id]]:
     """Return a file's categories with the model's added, and the id of each of the model's classes."""
-    categories = list(given)
-    ids = {record["name"]: record["id"] for record in categories}
+    records = msgspec.json.decode(given, type=list[Raw])
+    ids: dict[str, Id] = {}
+    for record in records:
+        fields = msgspec.json.decode(record)
+        if isinstance(fields, dict) and "name" in fields and "id" in fields:
+            ids.setdefault(fields["name"], fields["id"])
+    taken = set(map(str, ids.values()))
+    added = []
     for category in known:
         if category.name not in ids:
-            taken = set(ids.values())
-            next_free = max((value for value in taken if isinstance(value, int)), default=0) + 1
-            ids[category.name] = category.id if category.id not in taken else next_free
-            categories.append({"id": ids[category.name], "name": category.name})
-    return categories, [ids[category.name] for category in known]
+            numbers = [int(value) for value in ids.values() if isinstance(value, (int, float))]
+            free = category.id if str(category.id) not in taken else max(numbers, default=0) + 1
+            ids[category.name] = free
+            taken.add(str(free))
+            added.append(_json({"id": free, "name": category.name}))
+    return b"[" + b", ".join([*map(bytes, records), *added]) + b"]", [ids[category.name] for category in known]
 
 
-def _write_annotations(
-    coco: CocoFile, text: Text, names: Iterable[tuple[list[Id], list[float]]], file: BinaryIO
-) -> None:
+def _write_images(given: Raw, image_hw: Int32[np.ndarray, "images 2"], file: BinaryIO) -> None:
+    records = msgspec.json.decode(given, type=list[Raw])
+    rows = dict(zip(image_numbers(records), image_hw.tolist(), strict=True))
     file.write(b"[")
-    places = zip(coco.index.start.tolist(), coco.index.length.tolist(), names, strict=True)
-    for row, (start, length, (category_ids, scores)) in enumerate(places):
-        named = {
-            **json.loads(text[start : start + length]),
-            "category_id": category_ids[0],
-            "score": scores[0],
-            "top_category_ids": category_ids,
-            "top_scores": scores,
-        }
-        file.write((b", " if row else b"") + _json(named))
+    for number, record in enumerate(records):
+        height, width = rows.get(number, (0, 0))
+        more = {"width": width, "height": height} if height else {}
+        file.write((b", " if number else b"") + _filled(record, {}, more))
     file.write(b"]")
 
 
+def _write_annotations(coco: CocoFile, text: Text, named: NamedAnnotations, ids: list[Id], file: BinaryIO) -> None:
+    file.write(b"[")
+    places = zip(coco.index.start.tolist(), coco.index.length.tolist(), strict=True)
+    for row, (start, length) in enumerate(places):
+        record = text[start : start + length]
+        if named.classes[row, 0] >= 0:
+            category_ids, scores = [ids[place] for place in named.classes[row]], named.scores[row].tolist()
+            names = {
+                "category_id": category_ids[0],
+                "score": scores[0],
+                "top_category_ids": category_ids,
+                "top_scores": scores,
+            }
+            missing = {"bbox": named.boxes[row].tolist(), "area": int(named.areas[row]), "iscrowd": 0}
+            record = _filled(record, names, missing)
+        file.write((b", " if row else b"") + record)
+    file.write(b"]")
+
+
+def _filled(record: bytes | Raw, values: dict[str, Any], missing: dict[str, Any]) -> bytes:
+    """Return a record with some values set, and others where it has none; all else is copied byte for byte."""
+    try:
+        fields = msgspec.json.decode(record, type=dict[str, Raw])
+    except msgspec.ValidationError:  # Not an object.
+        return bytes(record)
+    absent = {key: value for key, value in missing.items() if bytes(fields.get(key, b"null")) in (b"null", b"[]")}
+    if not values and not absent:
+        return bytes(record)
+    written = {key: bytes(value) for key, value in fields.items() if key not in absent}
+    written |= {key: _json(value) for key, value in (absent | values).items()}
+    return b"{" + b", ".join(_json(key) + b": " + value for key, value in written.items()) + b"}"
+
+
 def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")

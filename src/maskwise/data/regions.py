@@ -361,6 +361,10 @@ class RegionSet:
         categories = tuple(c for c in self.categories if c.name not in names)
         return RegionSet(categories, self.regions.only(~self.regions.called(names)))
 
+    def as_single_objects(self) -> RegionSet:
+        """Return the set with no region marked as a crowd."""
+        return replace(self, regions=replace(self.regions, crowd=np.zeros(len(self.regions), dtype=bool)))
+
     def only(self, chosen: Bool[np.ndarray, " regions"]) -> RegionSet:
         """Return the set with some of the regions and all classes."""
         return replace(self, regions=self.regions.only(chosen))

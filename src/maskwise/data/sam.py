@@ -12,6 +12,7 @@ from msgspec import UNSET, Raw, UnsetType
 from maskwise.data.atomic_files import read_json
 from maskwise.data.coco_file import CocoFile, read_coco
 from maskwise.data.coco_index import Text, index_of, json_text
+from maskwise.errors import AnnotationError
 
 
 class _Form(msgspec.Struct):
@@ -31,7 +32,11 @@ def read_segments(path: Path, file_name: str) -> CocoFile:
     text = json_text(path)
     if not _is_of_sam(text):
         return read_coco(path, labelled=False)
-    text = json.dumps(_sam_as_coco(read_json(path), file_name)).encode()
+    content = read_json(path)
+    try:
+        text = json.dumps(_sam_as_coco(content, file_name)).encode()
+    except AnnotationError as error:
+        raise AnnotationError(f"{path}: {error}") from error
     return CocoFile(path, index_of(path, text), text)
 
 
@@ -44,6 +49,12 @@ def _sam_as_coco(content: Any, file_name: str) -> dict[str, Any]:
     """
     if isinstance(content, list):
         image, records = {"id": 1, "file_name": file_name}, content
+        of_images = {json.dumps(record["image_id"]) for record in content if _has_image_id(record)}
+        if len(of_images) > 1:
+            raise AnnotationError(
+                f"the list has segments of several images (image_id {', '.join(sorted(of_images)[:3])}), and does not say"
+                f" which is {file_name}; give a COCO file, or a list of this image's segments only"
+            )
     else:
         image = {**content["image"], "id": 1} if isinstance(content["image"], dict) else content["image"]
         records = content.get("annotations")
@@ -53,6 +64,10 @@ def _sam_as_coco(content: Any, file_name: str) -> dict[str, Any]:
             for number, record in enumerate(records, start=1)
         ]
     return {"images": [image], "annotations": records}
+
+
+def _has_image_id(record: Any) -> bool:
+    return isinstance(record, dict) and "image_id" in record
 
 
 def _is_of_sam(text: Text) -> bool:

@@ -46,6 +46,11 @@ class Runner:
         self._single: onnxruntime.InferenceSession | None = None
         self._lock = Lock()
 
+    @property
+    def path(self) -> Path:
+        """The model file."""
+        return self._model
+
     def width(self, output: str) -> int:
         """Columns of an output."""
         return int(next(node.shape[1] for node in self._session.get_outputs() if node.name == output))

@@ -1,102 +1,197 @@
 """The journal of a labelling run: its finished images, so that an interrupted run resumes.
 
-A file of JSON lines. The first holds the key of the run, each further one the results of an image: `image_id`,
-`classes` (per annotation the most probable class indices) and `scores` (their probabilities).
+A file of JSON lines. The first says that it is a journal; each further one is an `ImageResult`. A result counts for an
+image whose file, outlines, model, mode and top have not changed since, so that a mended input loses no finished work.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from types import TracebackType
+from typing import BinaryIO
 
-import numpy as np
-
-from maskwise.data.atomic_files import write_json
 from maskwise.data.coco_file import CocoFile
-from maskwise.data.coco_index import Id
-from maskwise.errors import AnnotationError
-from maskwise.model.prediction import TopClasses
+from maskwise.data.problems import Problem
+from maskwise.errors import AnnotationError, InputError
 from maskwise.model.predictor import Predictor
 
+HEADER = {"maskwise": "journal", "format": 2}
 
-def run_key(coco: CocoFile, predictor: Predictor, top: int) -> str:
-    """Return the hash of everything that the results of a run depend on."""
-    with coco.path.open("rb") as file:
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What a run found out about the annotations of one image; lists have an entry per annotation, in the file's order.
+
+    Attributes:
+        key: see `image_key`.
+        image_hw: height and width, pixels; None if the image cannot be read.
+        classes: class indices, the most probable first; None for an annotation that cannot be named.
+        scores: their probabilities, rounded.
+        boxes: x, y, width and height of each mask, pixels.
+        areas: pixels of each mask.
+        problems: why annotations are not named, with `row` as the place in these lists.
+    """
+
+    key: str
+    image_hw: tuple[int, int] | None
+    classes: list[list[int] | None]
+    scores: list[list[float] | None]
+    boxes: list[tuple[int, int, int, int] | None]
+    areas: list[int | None]
+    problems: list[Problem]
+
+    def to_json(self) -> str:
+        """Return the result as one line."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> ImageResult:
+        """Return the result of a line.
+
+        Raises:
+            ValueError, TypeError, KeyError: the line is not one of a journal.
+        """
+        fields = json.loads(line)
+        image_hw = fields.pop("image_hw")
+        boxes = [None if box is None else tuple(box) for box in fields.pop("boxes")]
+        problems = [Problem(**problem) for problem in fields.pop("problems")]
+        return cls(image_hw=None if image_hw is None else tuple(image_hw), boxes=boxes, problems=problems, **fields)
+
+
+def run_key(predictor: Predictor, top: int) -> str:
+    """Return the hash of everything but the images and outlines that results depend on."""
+    with open(predictor.model_path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    digest.update(json.dumps([predictor.info.to_metadata(), predictor.mode, top]).encode())
+    digest.update(json.dumps([predictor.mode, top]).encode())
+    return digest.hexdigest()
+
+
+def image_key(run: str, coco: CocoFile, path: str, rows: list[int]) -> str:
+    """Return the hash of a run's key, an image file and the outlines of its annotations.
+
+    Raises:
+        OSError: the image file cannot be read.
+    """
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(run.encode())
+    for row in rows:
+        digest.update(coco.outline_text(row) + b"\n")
     return digest.hexdigest()
 
 
 class Journal:
-    """The finished images of one run. Nothing is written before the first image is finished."""
+    """The journal of one output; a context that one run at a time can enter."""
 
-    def __init__(self, path: Path, key: str) -> None:
+    def __init__(self, path: Path) -> None:
         """Name the file.
 
         Args:
             path: the file; it may exist.
-            key: see `run_key`.
         """
-        self._path, self._key = path, key
-        self._started = False
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._kept = 0
 
-    def read(self) -> Iterator[tuple[Id, TopClasses]]:
-        """Yield the finished images; a last line that was cut off is ignored.
+    def __enter__(self) -> Journal:
+        """Open and lock the file.
 
         Raises:
-            AnnotationError: the journal belongs to a different run.
+            InputError: another run has it, or it cannot be written.
+            AnnotationError: it is not a journal.
         """
-        if not self._path.is_file():
-            return
-        with open(self._path, "rb") as file:
-            header = file.readline()
-            for number, line in enumerate(file):
-                if not line.endswith(b"\n"):  # Cut off when the run was killed.
-                    return
-                if number == 0:
-                    self._check_key(header)
-                    self._started = True
-                record = json.loads(line)
-                classes, scores = np.array(record["classes"], dtype=np.int32), np.array(record["scores"], dtype=float)
-                yield record["image_id"], TopClasses(classes, scores)
+        if self._path.exists() and not self._path.is_file():
+            raise InputError(f"{self._path}: is not a plain file; remove it, or give another output")
+        try:
+            self._file = open(self._path, "ab+")  # Closed in __exit__.
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be written ({error.strerror}); give another output") from error
+        try:
+            _lock(self._file, self._path)
+            self._check_header(self._file)
+        except Exception:
+            self._file.close()
+            raise
+        return self
 
-    def _check_key(self, header: bytes) -> None:
-        if json.loads(header.strip() or b"{}").get("key") != self._key:
+    def _check_header(self, file: BinaryIO) -> None:
+        file.seek(0)
+        first = file.readline()
+        if not first:
+            file.write(json.dumps(HEADER).encode() + b"\n")
+            file.flush()
+        elif first != json.dumps(HEADER).encode() + b"\n":
             raise AnnotationError(
-                f"{self._path}: belongs to a different run (another file, model, --mode or --top);"
-                " delete it to start over"
+                f"{self._path}: is not a journal of this version of Maskwise; move it away, or give another output"
             )
 
-    @contextmanager
-    def appending(self) -> Iterator[Callable[[Id, TopClasses], None]]:
-        """Give a function that adds a finished image; each line is flushed. Call `read` before."""
-        if self._started:
-            _cut_after_last_line(self._path)
-        with ExitStack() as stack:
+    def results(self) -> Iterator[ImageResult]:
+        """Yield the finished images; a last line that was cut off is removed."""
+        file = self._opened()
+        file.seek(0)
+        end = len(file.readline())
+        for line in iter(file.readline, b""):
+            try:
+                result = ImageResult.from_json(line)
+            except (ValueError, TypeError, KeyError):  # Cut off when the run was killed, or damaged.
+                break
+            if not line.endswith(b"\n"):
+                break
+            end += len(line)
+            self._kept += 1
+            yield result
+        file.truncate(end)
 
-            @cache
-            def opened() -> TextIO:
-                if not self._started:
-                    write_json(self._path, {"key": self._key}, indent=None)
-                return stack.enter_context(open(self._path, "a", encoding="utf-8"))
+    def append(self, result: ImageResult) -> None:
+        """Add a finished image; the line is flushed.
 
-            def append(image_id: Id, top_classes: TopClasses) -> None:
-                classes, scores = top_classes.indices.tolist(), top_classes.probabilities.tolist()
-                opened().write(json.dumps({"image_id": image_id, "classes": classes, "scores": scores}) + "\n")
-                opened().flush()
-
-            yield append
+        Raises:
+            InputError: the disk is full.
+        """
+        file = self._opened()
+        try:
+            file.write(result.to_json().encode() + b"\n")
+            file.flush()
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be written ({error.strerror}); make room and repeat") from error
+        self._kept += 1
 
     def delete(self) -> None:
-        """Delete the file, if there is one."""
+        """Delete the file: the output is written."""
         self._path.unlink(missing_ok=True)
+        self._kept = 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file; it goes if it holds nothing."""
+        if not self._kept:
+            self._path.unlink(missing_ok=True)
+        self._opened().close()
+
+    def _opened(self) -> BinaryIO:
+        assert self._file is not None, "enter the journal first"
+        return self._file
 
 
-def _cut_after_last_line(path: Path) -> None:
-    with open(path, "rb+") as file:
-        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Lock a file for this process, where the system has such locks.
+
+    Raises:
+        InputError: another process has locked it.
+    """
+    if os.name == "nt":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"{path}: another run is writing this output; wait for it, or give another output") from error
+    except OSError:  # A file system without locks.
+        return

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from maskwise.data.atomic_files import check_output
+from maskwise.data.atomic_files import check_output, write_json
 from maskwise.data.coco_file import CocoFile, read_coco
-from maskwise.data.coco_writer import write_named_coco
-from maskwise.data.image_paths import find_images
+from maskwise.data.coco_index import value_of
+from maskwise.data.coco_writer import NamedAnnotations, write_named_coco
+from maskwise.data.image_paths import find_each_image
+from maskwise.data.problems import OnError, Problem
 from maskwise.data.regions import grouped
 from maskwise.errors import AnnotationError, InputError
-from maskwise.model.prediction import TopClasses, check_top
+from maskwise.model.prediction import check_top
 from maskwise.model.predictor import Predictor
-from maskwise.tasks.journal import Journal, run_key
-from maskwise.tasks.label_engines import ENGINES, Engine, Task
+from maskwise.tasks.journal import ImageResult, Journal, image_key, run_key
+from maskwise.tasks.label_engines import ENGINES, Engine, Task, Work
 
-SCORE_DIGITS = 6
-"""Digits after the decimal point of a score in the output."""
+
+@dataclass(frozen=True)
+class Labelling:
+    """The result of `label_coco`.
+
+    Attributes:
+        annotations: number of annotations in the file.
+        named: how many have a name in the output.
+        named_now: how many of these this run named; the others were in the journal.
+        problems: why the others have none.
+    """
+
+    annotations: int
+    named: int
+    named_now: int
+    problems: tuple[Problem, ...]
 
 
 def label_coco(
@@ -31,11 +48,14 @@ def label_coco(
     *,
     top: int = 5,
     engine: Engine = "local",
-) -> int:
+    on_error: OnError = "skip",
+    allow_outside: bool = False,
+) -> Labelling:
     """Write a COCO file with every annotation named.
 
-    Finished images are kept in a journal beside the output, `OUTPUT.partial`: an interrupted run resumes when you
-    repeat the call. The journal is deleted once the output is written.
+    Faulty records and images stay unnamed and are listed in `OUTPUT.problems.json`. Finished images are kept in a
+    journal beside the output, `OUTPUT.partial`: an interrupted run resumes when you repeat the call, also after you
+    mended some records. The journal is deleted once the output is written.
 
     Args:
         segments: COCO file; the categories of its annotations, if any, are ignored.
@@ -44,69 +64,118 @@ def label_coco(
         predictor: the model (default: the built-in one; with `ray` on one thread per worker).
         top: how many classes each annotation gets, at least 1.
         engine: `local` runs in this process, `ray` with Ray Data on this machine or a cluster.
-
-    Returns:
-        Number of annotations that this run named; those taken from the journal are not counted.
+        on_error: `skip` leaves faulty records unnamed; `stop` raises the first fault.
+        allow_outside: whether file names may leave the folder of images.
 
     Raises:
-        AnnotationError: the file is not COCO's, an image is not in the folder, the journal belongs to a different run,
-            or the file changed during the run.
-        ImageError, MaskError: an image or a segment cannot be used; the message names it.
-        InputError: top is below 1, an unknown engine, or the output cannot be written or is the input.
+        AnnotationError: the file is not COCO's as a whole, `OUTPUT.partial` is not a journal, the file changed during
+            the run, or no annotation could be named; with `stop` also a faulty record.
+        ImageError, MaskError: with `stop`, an image or a segment cannot be used; the message names it.
+        InputError: top is below 1, an unknown engine, another run writes this output, or the output cannot be written
+            or is the input.
         MissingExtraError: the engine is not installed.
+
+    Example:
+        label_coco("segments.json", "photos", "named.json")
     """
     check_top(top)
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r}; accepted are {', '.join(ENGINES)}")
     output = Path(output)
-    coco = segments if isinstance(segments, CocoFile) else read_coco(segments, labelled=False)
+    coco = segments if isinstance(segments, CocoFile) else read_coco(segments, labelled=False, on_error=on_error)
     check_output(output, inputs=[coco.path])
-    tasks = _tasks(coco, Path(images_dir))
     if predictor is None:
         predictor = Predictor(threads=1 if engine == "ray" else None)
-    results = _Results(len(coco.index.start), min(top, len(predictor.classes)))
-    key = run_key(coco, predictor, top)
-    journal = Journal(output.with_name(output.name + ".partial"), key)
-    open_tasks = _open_tasks(tasks, journal, results)
-    done = len(tasks) - len(open_tasks)
-    with (
-        journal.appending() as append,
-        tqdm(total=len(tasks), initial=done, unit=" images", desc="label", disable=None) as progress,
-    ):
-        for task, top_classes in ENGINES[engine](coco, open_tasks, predictor, top):
-            rounded = TopClasses(top_classes.indices, np.round(top_classes.probabilities, SCORE_DIGITS))
-            append(task.image_id, rounded)
-            results.put(task, rounded)
-            progress.update()
-    if run_key(coco, predictor, top) != key:
-        raise AnnotationError(f"{coco.path}: changed during the run; start again")
-    write_named_coco(coco, predictor.info.categories, results.classes, results.scores, output)
-    journal.delete()
-    return sum(len(task.rows) for task in open_tasks)
+    state = coco.file_state()
+    with Journal(output.with_name(output.name + ".partial")) as journal:
+        tasks, problems = _tasks(coco, Path(images_dir), run_key(predictor, top), on_error, allow_outside)
+        results = _Results(coco, min(top, len(predictor.classes)), problems)
+        by_key = {task.key: task for task in tasks}
+        for result in journal.results():
+            if result.key in by_key:
+                results.put(by_key.pop(result.key), result)
+        done = results.named
+        work = Work(coco, list(by_key.values()), predictor, top, on_error)
+        with tqdm(
+            total=len(tasks), initial=len(tasks) - len(by_key), unit=" images", desc="label", disable=None
+        ) as progress:
+            for result in ENGINES[engine](work):
+                journal.append(result)
+                results.put(by_key[result.key], result)
+                progress.update()
+        if coco.file_state() != state:
+            raise AnnotationError(f"{coco.path}: changed during the run; repeat the command")
+        write_named_coco(coco, predictor.info.categories, results.named_annotations(), output)
+        _write_problems(output, results.problems)
+        journal.delete()
+    if results.problems and not results.named:
+        raise AnnotationError(
+            f"no annotation could be named; {output} and {output.name}.problems.json are written; the first problem:"
+            f" {results.problems[0].message}"
+        )
+    return Labelling(len(coco.index.start), results.named, results.named - done, tuple(results.problems))
+
+
+def _tasks(
+    coco: CocoFile, images_dir: Path, run: str, on_error: OnError, allow_outside: bool
+) -> tuple[list[Task], list[Problem]]:
+    """Return an image to name for each that has annotations, and the faults that are known before any is read."""
+    problems = list(coco.problems)
+    groups = [rows for rows in grouped(coco.index.image) if coco.index.image[rows[0]] >= 0]
+    images = [int(coco.index.image[rows[0]]) for rows in groups]
+    tasks = []
+    paths = find_each_image(coco, images_dir, images, allow_outside=allow_outside)
+    for image, rows, path in zip(images, groups, paths, strict=True):
+        image_id = value_of(coco.index.image_id, image)
+        try:
+            if isinstance(path, AnnotationError):
+                raise path
+            tasks.append(Task(image_id, path, rows, image_key(run, coco, path, rows.tolist())))
+        except (AnnotationError, OSError) as error:
+            fault = error if isinstance(error, AnnotationError) else AnnotationError(f"{path}: {error.strerror}")
+            if on_error == "stop":
+                raise fault from error
+            problems += [Problem(str(fault), image_id, coco.ids(row)[1], row) for row in rows.tolist()]
+    return tasks, problems
 
 
 class _Results:
-    """The classes and scores of a file's annotations in columns: a sixtieth of the memory that objects take."""
+    """The results of a file's annotations in columns: a sixtieth of the memory that objects take."""
 
-    def __init__(self, annotations: int, top: int) -> None:
-        self.classes = np.zeros((annotations, top), dtype=np.int32)
+    def __init__(self, coco: CocoFile, top: int, problems: list[Problem]) -> None:
+        annotations = len(coco.index.start)
+        self.classes = np.full((annotations, top), -1, dtype=np.int32)
         self.scores = np.zeros((annotations, top))
+        self.boxes = np.zeros((annotations, 4), dtype=np.int32)
+        self.areas = np.zeros(annotations, dtype=np.int64)
+        self.image_hw = np.zeros((len(coco.index.file_name), 2), dtype=np.int32)
+        self.problems = problems
+        self._image = coco.index.image
 
-    def put(self, task: Task, top_classes: TopClasses) -> None:
-        self.classes[task.rows] = top_classes.indices
-        self.scores[task.rows] = top_classes.probabilities
+    @property
+    def named(self) -> int:
+        """Number of annotations that have a name."""
+        return int((self.classes[:, 0] >= 0).sum())
+
+    def put(self, task: Task, result: ImageResult) -> None:
+        rows = task.rows.tolist()
+        for place, row in enumerate(rows):
+            classes, scores = result.classes[place], result.scores[place]
+            box, area = result.boxes[place], result.areas[place]
+            if classes is not None and scores is not None and box is not None and area is not None:
+                self.classes[row], self.scores[row] = classes, scores
+                self.boxes[row], self.areas[row] = box, area
+        if result.image_hw is not None:
+            self.image_hw[self._image[rows[0]]] = result.image_hw
+        self.problems += [
+            replace(problem, row=None if problem.row is None else rows[problem.row]) for problem in result.problems
+        ]
+
+    def named_annotations(self) -> NamedAnnotations:
+        return NamedAnnotations(self.classes, self.scores, self.boxes, self.areas, self.image_hw)
 
 
-def _tasks(coco: CocoFile, images_dir: Path) -> list[Task]:
-    rows = list(grouped(coco.index.image))
-    paths = find_images(coco, images_dir, [int(coco.index.image[of_image[0]]) for of_image in rows])
-    return [Task(coco.ids(int(of_image[0]))[0], path, of_image) for of_image, path in zip(rows, paths, strict=True)]
-
-
-def _open_tasks(tasks: list[Task], journal: Journal, results: _Results) -> list[Task]:
-    """Put the journal's results with the others and return the tasks that it does not hold."""
-    by_id, done = {task.image_id: task for task in tasks}, set()
-    for image_id, top_classes in journal.read():
-        results.put(by_id[image_id], top_classes)
-        done.add(image_id)
-    return [task for task in tasks if task.image_id not in done]
+def _write_problems(output: Path, problems: list[Problem]) -> None:
+    path = output.with_name(output.name + ".problems.json")
+    if problems or path.exists():
+        write_json(path, {"problems": [problem.to_dict() for problem in problems]})
