@@ -17,6 +17,7 @@ FLOORS = [
     "errors",
     "extras",
     "concurrency",
+    "progress",
     "data",
     "views",
     "model",

@@ -85,11 +85,12 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-@pytest.mark.parametrize("kind", PICTURES)
+WRITABLE = [(kind, suffix) for kind in PICTURES for suffix in ("png", "tif")]
+WRITABLE = [pair for pair in WRITABLE if pair not in (("floats", "png"), ("32 bits", "png"))]  # PNG has neither.
+
+
+@pytest.mark.parametrize(("kind", "suffix"), WRITABLE)
 def test_pictures_of_every_kind_show_the_same_region(tmp_path, kind, suffix):
-    if suffix == "png" and kind in ("floats", "32 bits"):
-        pytest.skip("PNG has neither floats nor 32 bits")
     PICTURES[kind].save(tmp_path / f"m.{suffix}")
     assert area_close(Mask.from_file(tmp_path / f"m.{suffix}").to_array())
 

@@ -100,7 +100,7 @@ def test_a_model_whose_masks_act_inside_the_trunk_has_a_view_for_each(predictor,
 
 
 def test_refuses_no_threads():
-    with pytest.raises(InputError, match="0 threads; give at least 1"):
+    with pytest.raises(InputError, match="0 threads; give 1 to 1024"):
         Predictor(threads=0)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
+from typing import TextIO
 
 COMMANDS = {
     "predict": "name regions of one image",
@@ -30,8 +34,32 @@ commands:
 
 
 def main() -> None:
-    """Run the command line; exits 0 when done, 1 with one line on an error, 2 on wrong usage."""
-    sys.exit(run(sys.argv[1:]))
+    """Run the command line; exits 0 when done, 1 with one line on an error, 2 on wrong usage, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # Names of files may hold what the terminal cannot show.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # The reader has gone, as `head` does: what it wanted is done.
+        _silence(sys.stdout)
+        code = 0
+    except OSError as error:
+        _silence(sys.stdout)
+        _say(f"maskwise: cannot write to standard output ({error.strerror})")
+        code = 1
+    sys.exit(code)
+
+
+def _silence(stream: TextIO) -> None:
+    """Let Python's own flush at exit go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _say(line: str) -> None:
+    """Print a line to standard error, unless that is closed."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def run(args: list[str]) -> int:
@@ -61,18 +89,21 @@ def run(args: list[str]) -> int:
 def _run_command(verb: str, args: list[str]) -> int:
     from functools import partial
 
-    from maskwise.cli.options import parse_flags
     from maskwise.errors import MaskwiseError
 
     try:
+        from maskwise.cli.options import parse_flags
+
         command = import_module(f"maskwise.cli.{verb.replace('-', '_')}")
         parse = getattr(command, "parse", None) or partial(parse_flags, command.Command, prog=f"maskwise {verb}")
-        parsed = parse(args)
-        parsed.run()
+        parse(args).run()
     except MaskwiseError as error:
-        print(f"maskwise {verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(f"maskwise {verb}: {' '.join(str(error).split())}")
         return 1
-    except KeyboardInterrupt:
-        print(f"maskwise {verb}: interrupted", file=sys.stderr)
+    except MemoryError:
+        _say(f"maskwise {verb}: not enough memory; give smaller images or fewer masks at a time")
+        return 1
+    except KeyboardInterrupt as error:
+        _say(f"maskwise {verb}: interrupted{''.join(f'; {note}' for note in getattr(error, '__notes__', ()))}")
         return 130
     return 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from maskwise.data.plain_files import shortened
 from maskwise.errors import AnnotationError, InputError
 
 
@@ -24,7 +26,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: the folder of `path` does not exist or cannot be written to, or the block raises an OSError, as
             where the disk is full; what stood at `path` is still there.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # A link stays, and what it leads to is written.
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
@@ -64,7 +66,7 @@ def _umask() -> int:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:
@@ -100,18 +102,27 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def check_output(path: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
-    """Refuse a place for an output file before the work is done.
+    """Refuse an output file that cannot be written, before the work is done.
 
     Args:
-        path: where the file shall be written.
-        inputs: files that must not be written over.
+        path: the file to write.
+        inputs: files that must not be overwritten.
 
     Raises:
-        InputError: it is a folder, lies in none, or is one of the inputs.
+        InputError: it is a folder or a device, its folder does not exist, or it is one of the inputs.
     """
     path = Path(path)
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{shortened(str(path))}: cannot be written ({reason}); give another path") from error
+    if stat.S_ISDIR(mode):
         raise InputError(f"{path}: is a folder; give the name of a file")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is not a plain file, and is not replaced; give the path of a file")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it, or give another path")
     for other in inputs:

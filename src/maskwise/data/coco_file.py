@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Raw
 
 from maskwise.data.coco_index import CocoIndex, cached_index, index_of, json_text, value_of
-from maskwise.data.images import image_size
+from maskwise.data.images import MAX_PIXELS, MAX_SIDE, image_size
 from maskwise.data.masks import Mask, check_size
 from maskwise.data.problems import Id, OnError, Problem, refuse
 from maskwise.data.regions import Category
@@ -85,6 +85,11 @@ class CocoFile:
         """
         height, width = self._stated_hw(annotation)
         stated = not np.isnan(height + width)
+        if stated and not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE and height * width <= MAX_PIXELS):
+            raise MaskError(
+                f"{self.path}: annotation id {self.ids(annotation)[1]} is of an image of {width:.12g} x {height:.12g}"
+                f" pixels by the file; accepted are {MAX_PIXELS:,} in all and {MAX_SIDE:,} a side"
+            )
         return self.mask(annotation, (int(height), int(width)) if stated else image_size(image_path))
 
     def mask(self, annotation: int, image_hw: tuple[int, int]) -> Mask:

@@ -6,6 +6,7 @@ most of the text, are skipped over and read when a mask is asked for.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import mmap
@@ -14,7 +15,7 @@ import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 import numpy as np
@@ -136,12 +137,28 @@ def json_text(path: Path) -> Text:
             beginning = file.read(4)
             encoding = json.detect_encoding(beginning)
             if encoding == "utf-8" and beginning:
+                _check_utf8(path, file)
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return (beginning + file.read()).decode(encoding).encode()
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path}: is not JSON ({error})") from error
+
+
+def _check_utf8(path: Path, file: BinaryIO) -> None:
+    """Refuse a file that is not UTF-8 somewhere: JSON decoders look at it only where they decode."""
+    decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
+    file.seek(0)
+    try:
+        while chunk := file.read(1 << 20):
+            decoder.decode(chunk)
+            position += len(chunk)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise AnnotationError(
+            f"{path}: is not UTF-8 text near byte {position + error.start}; save it as UTF-8"
+        ) from error
 
 
 def index_of(path: Path, text: Text) -> CocoIndex:
@@ -195,6 +212,8 @@ def _sections(path: Path, text: Text) -> _Sections:
         raise AnnotationError(f"{path}: has no list {section[1]!r}; a COCO file needs it") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: is not JSON ({error}, {_place(text, str(error))})") from error
+    except RecursionError as error:
+        raise AnnotationError(f"{path}: has lists or objects nested too deep; COCO's form needs five levels") from error
     for name in ("images", "annotations"):
         if getattr(sections, name) is UNSET:
             raise AnnotationError(f"{path}: has no list {name!r}; a COCO file needs it")

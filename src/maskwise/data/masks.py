@@ -94,9 +94,9 @@ class Mask:
         height, width = image_hw
         if len(box_xywh) != 4 or not np.isfinite(box_xywh).all() or box_xywh[2] <= 0 or box_xywh[3] <= 0:
             raise MaskError(f"the box {_plain(box_xywh)} is not x, y, width, height with a positive width and height")
-        x, y, w, h = box_xywh
-        left, top = max(int(np.floor(x)), 0), max(int(np.floor(y)), 0)
-        right, bottom = min(int(np.ceil(x + w)), width), min(int(np.ceil(y + h)), height)
+        x, y, w, h = (float(value) for value in box_xywh)
+        left, top = (int(np.floor(np.clip(edge, 0, side))) for edge, side in ((x, width), (y, height)))
+        right, bottom = (int(np.ceil(np.clip(edge, 0, side))) for edge, side in ((x + w, width), (y + h, height)))
         if left >= right or top >= bottom:
             raise MaskError(f"the box {_plain(box_xywh)} lies outside the image of width {width} and height {height}")
         return cls(image_hw, (left, top, right - left, bottom - top), np.ones((bottom - top, right - left), dtype=bool))

@@ -52,8 +52,8 @@ def _sam_as_coco(content: Any, file_name: str) -> dict[str, Any]:
         of_images = {json.dumps(record["image_id"]) for record in content if _has_image_id(record)}
         if len(of_images) > 1:
             raise AnnotationError(
-                f"the list has segments of several images (image_id {', '.join(sorted(of_images)[:3])}), and does not say"
-                f" which is {file_name}; give a COCO file, or a list of this image's segments only"
+                f"the list has segments of several images (image_id {', '.join(sorted(of_images)[:3])}) and does not"
+                f" say which is {file_name}; give a COCO file, or a list of this image's segments only"
             )
     else:
         image = {**content["image"], "id": 1} if isinstance(content["image"], dict) else content["image"]
@@ -73,6 +73,6 @@ def _has_image_id(record: Any) -> bool:
 def _is_of_sam(text: Text) -> bool:
     try:
         form = msgspec.json.decode(text, type=_Form | list[Raw])
-    except msgspec.DecodeError:  # Of neither form; `read_coco` says what is wrong.
+    except (msgspec.DecodeError, RecursionError):  # Of neither form; `read_coco` says what is wrong.
         return False
     return isinstance(form, list) or (form.image is not UNSET and form.images is UNSET)

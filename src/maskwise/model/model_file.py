@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -13,15 +14,15 @@ from maskwise.data.regions import Category
 from maskwise.errors import ModelError, SettingsError
 from maskwise.views.view import ViewSettings
 
-if TYPE_CHECKING:
-    pass
-
 FORMAT = "maskwise-region-classifier"
 FORMAT_VERSION = 2
 METADATA_KEY = "maskwise"
 INPUTS = ("images", "masks", "image_of")
 """uint8 V x H x W x 3, RGB 0 to 255; uint8 N x H x W, coverage 0 to 255; int64 N, which of the V images each mask lies
 in. The graph normalises."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 1000.0
+MAX_BATCH_SIZE = 4096
+MAX_VIEW_SIZE = 4096
 OUTPUTS = ("logits", "embeddings")
 """float32 N x classes; float32 N x D."""
 
@@ -68,7 +69,12 @@ class ModelInfo:
             raise ModelError(
                 f"{where}: is an ONNX file but not a Maskwise model; make one with `maskwise train` or `export`"
             )
-        record = json.loads(metadata[METADATA_KEY])
+        try:
+            record = json.loads(metadata[METADATA_KEY])
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{where}: its metadata is not JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise ModelError(f"{where}: its metadata is not a JSON object")
         form, version = record.pop("format", None), record.pop("format_version", None)
         if (form, version) != (FORMAT, FORMAT_VERSION):
             raise ModelError(
@@ -77,9 +83,38 @@ class ModelInfo:
         try:
             record["categories"] = tuple(Category(**category) for category in record["categories"])
             record["view"] = ViewSettings(**record["view"])
-            return cls(**record)
-        except (KeyError, TypeError, SettingsError) as error:
+            info = cls(**record)
+        except (KeyError, TypeError, ValueError, SettingsError) as error:
             raise ModelError(f"{where}: its metadata is incomplete or malformed ({error})") from error
+        for fault in info.faults():
+            raise ModelError(f"{where}: its metadata is malformed: {fault}")
+        return info
+
+    def faults(self) -> Iterator[str]:
+        """Yield what is wrong with the values: each field has a type and a range."""
+        if not isinstance(self.name, str):
+            yield f"name is {self.name!r:.40}, not text"
+        names = [category.name for category in self.categories]
+        if not names or not all(isinstance(name, str) for name in names):
+            yield "categories is empty, or a name is not text"
+        elif len(set(names)) < len(names):
+            yield "a name stands twice in categories"
+        if not all(isinstance(category.id, (int, str)) for category in self.categories):
+            yield "an id in categories is neither a whole number nor text"
+        if not isinstance(self.shares, bool):
+            yield f"shares is {self.shares!r:.40}, not true or false"
+        if not _is_number(self.temperature) or not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
+            yield f"temperature is {self.temperature!r:.40}, not {MIN_TEMPERATURE} to {MAX_TEMPERATURE}"
+        if type(self.batch_size) is not int or not 1 <= self.batch_size <= MAX_BATCH_SIZE:
+            yield f"batch_size is {self.batch_size!r:.40}, not 1 to {MAX_BATCH_SIZE}"
+        if type(self.view.size) is not int or not 1 <= self.view.size <= MAX_VIEW_SIZE:
+            yield f"view.size is {self.view.size!r:.40}, not 1 to {MAX_VIEW_SIZE} pixels"
+        if not isinstance(self.training, dict):
+            yield "training is not an object"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def graph_inputs(

@@ -31,6 +31,8 @@ AUTO_MIN_MASKS = 8
 """Number of masks in an image from which on `auto` shares crops."""
 MAX_SHARED_CROPS = 8
 """Maximum number of crops per image in `shared` mode."""
+MAX_THREADS = 1024
+"""Maximum number of CPU threads: more would exhaust the system before they helped."""
 MAX_MASK_PIXELS = 4_000_000
 """Maximum number of mask pixels per call of the network, 141 masks of 168 x 168: this bounds memory."""
 
@@ -86,13 +88,13 @@ class Predictor:
             threads: CPU threads (default: all cores that this process may use).
 
         Raises:
-            InputError: an unknown mode, or fewer threads than one.
+            InputError: an unknown mode, or threads outside 1 to 1,024.
             ModelError: the file or the device cannot be used.
         """
         if mode not in MODES:
             raise InputError(f"mode {mode!r}; accepted are {', '.join(MODES)}")
-        if threads is not None and threads < 1:
-            raise InputError(f"{threads} threads; give at least 1")
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise InputError(f"{threads} threads; give 1 to {MAX_THREADS}")
         path = None if model is None else os.path.abspath(model)
         self._arguments = {"model": path, "mode": mode, "device": device, "threads": threads}
         self.mode: Mode = mode

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float32
-from tqdm import tqdm
 
 from maskwise.data.images import Pixels
 from maskwise.data.masks import Mask
 from maskwise.data.regions import LabelledRegion, read_by_image
 from maskwise.errors import ImageError
 from maskwise.model.predictor import Predictor
+from maskwise.progress import Progress
 
 
 def embed_regions(
@@ -41,7 +41,7 @@ def embed_regions(
             yield image, masks
 
     parts = []
-    with tqdm(total=len(regions), desc=what, unit=" regions", mininterval=2, disable=None) as progress:
+    with Progress(len(regions), what, "regions") as progress:
         for outputs in predictor.run_many(shown(), logits=False, embeddings=True):
             assert outputs.embeddings is not None
             parts.append(outputs.embeddings)

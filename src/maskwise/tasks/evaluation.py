@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
-from tqdm import tqdm
 
 from maskwise.data.images import Pixels
 from maskwise.data.mask_noise import NoiseKind, perturb_mask
@@ -17,6 +16,7 @@ from maskwise.data.masks import Mask
 from maskwise.data.regions import Regions, RegionSet, read_by_image
 from maskwise.errors import AnnotationError
 from maskwise.model.predictor import Predictor
+from maskwise.progress import Progress
 from maskwise.tasks.evaluation_report import (
     Accuracies,
     BySize,
@@ -210,7 +210,7 @@ def _name_all(predictor: Predictor, regions: RegionSet, noise: NoiseKind | None 
             yield image, seen
 
     rows = []
-    with tqdm(total=len(regions.regions), unit=" regions", desc=noise or "evaluate", disable=None) as progress:
+    with Progress(len(regions.regions), noise or "evaluate", "regions") as progress:
         for outputs in predictor.run_many(shown()):
             rows.append(outputs.probabilities)
             progress.update(len(rows[-1]))

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from maskwise.data.atomic_files import check_output, write_json
+from maskwise.data.atomic_files import check_output, remove_leftovers, write_json
 from maskwise.data.coco_file import CocoFile, read_coco
 from maskwise.data.coco_index import value_of
 from maskwise.data.coco_writer import NamedAnnotations, write_named_coco
@@ -19,6 +18,7 @@ from maskwise.data.regions import grouped
 from maskwise.errors import AnnotationError, InputError
 from maskwise.model.prediction import check_top
 from maskwise.model.predictor import Predictor
+from maskwise.progress import Progress
 from maskwise.tasks.journal import ImageResult, Journal, image_key, run_key
 from maskwise.tasks.label_engines import ENGINES, Engine, Task, Work
 
@@ -88,6 +88,7 @@ def label_coco(
         predictor = Predictor(threads=1 if engine == "ray" else None)
     state = coco.file_state()
     with Journal(output.with_name(output.name + ".partial")) as journal:
+        remove_leftovers(output)
         tasks, problems = _tasks(coco, Path(images_dir), run_key(predictor, top), on_error, allow_outside)
         results = _Results(coco, min(top, len(predictor.classes)), problems)
         by_key = {task.key: task for task in tasks}
@@ -96,13 +97,17 @@ def label_coco(
                 results.put(by_key.pop(result.key), result)
         done = results.named
         work = Work(coco, list(by_key.values()), predictor, top, on_error)
-        with tqdm(
-            total=len(tasks), initial=len(tasks) - len(by_key), unit=" images", desc="label", disable=None
-        ) as progress:
-            for result in ENGINES[engine](work):
-                journal.append(result)
-                results.put(by_key[result.key], result)
-                progress.update()
+        finished = len(tasks) - len(by_key)
+        try:
+            with Progress(len(tasks), "label", "images", initial=finished) as progress:
+                for result in ENGINES[engine](work):
+                    journal.append(result)
+                    results.put(by_key[result.key], result)
+                    finished += 1
+                    progress.update()
+        except KeyboardInterrupt as error:
+            error.add_note(f"{finished} of {len(tasks)} images are done and kept; repeat the command to go on")
+            raise
         if coco.file_state() != state:
             raise AnnotationError(f"{coco.path}: changed during the run; repeat the command")
         write_named_coco(coco, predictor.info.categories, results.named_annotations(), output)
