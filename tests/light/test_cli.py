@@ -2,14 +2,13 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_model import SETTINGS, tiny_checkpoint, tiny_model
 
+from colour_model import colour_model
 from maskwise.cli import main
 from maskwise.cli.options import Mode
 from maskwise.model.predictor import MODES
@@ -17,7 +16,7 @@ from maskwise.model.predictor import MODES
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model"))
+    return colour_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -62,8 +61,7 @@ def test_modes_are_those_of_the_predictor():
 
 @pytest.fixture(scope="module")
 def sharing_model(tmp_path_factory):
-    network = replace(SETTINGS.network, sites=("features",))
-    return tiny_model(tmp_path_factory.mktemp("sharing"), replace(SETTINGS, network=network))
+    return colour_model(tmp_path_factory.mktemp("sharing"), shares=True)
 
 
 @pytest.mark.parametrize(
@@ -225,17 +223,6 @@ def test_label_writes_the_named_file(photo, model, tmp_path, capsys):
     assert main.run([str(arg) for arg in args]) == 0
     assert "1 annotations" in capsys.readouterr().out
     assert json.loads((tmp_path / "out.json").read_text())["annotations"][0]["score"] > 0
-
-
-def test_export_writes_a_model_file(tmp_path, capsys):
-    checkpoint = tiny_checkpoint(tmp_path / "c.safetensors")
-    assert main.run(["export", str(checkpoint), "-o", str(tmp_path / "m.onnx"), "--storage", "fp16"]) == 0
-    assert "fp16" in capsys.readouterr().out
-
-
-def test_a_recipe_with_an_unknown_setting_is_refused(tmp_path, capsys):
-    (tmp_path / "r.toml").write_text("[schedule]\nstepz = 3\n")
-    fails(["train", tmp_path / "r.toml", "-o", tmp_path / "run"], capsys, "r.toml", "stepz")
 
 
 @pytest.mark.parametrize("args", [[], ["nonsense"], ["predict"], ["predict", "x.png"], ["label", "--nothing"]])

@@ -1,10 +1,8 @@
 import json
-import subprocess
-import sys
 
 import pytest
-from tiny_model import tiny_model
 
+from colour_model import colour_model
 from maskwise import Predictor
 from maskwise.errors import AnnotationError, InputError, MaskError
 from maskwise.tasks import label_engines
@@ -14,7 +12,7 @@ from maskwise.tasks.labelling import label_coco
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model"))
+    return colour_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -137,7 +135,7 @@ def test_finished_images_survive_a_mended_record_and_nothing_else(segments, mode
 def test_results_of_another_model_mode_or_top_do_not_count(segments, model, tmp_path, monkeypatch, changed):
     output = tmp_path / "out.json"
     interrupt(segments, model, output, monkeypatch)
-    other = tiny_model(tmp_path, seed=3) if changed == "model" else model
+    other = colour_model(tmp_path, seed=1) if changed == "model" else model
     predictor = Predictor(other, mode="exact" if changed == "mode" else "auto")
     top = 1 if changed == "top" else 2
     assert label_coco(segments, segments.parent / "images", output, predictor, top=top).named_now == 16
@@ -169,20 +167,6 @@ def test_names_the_annotation_whose_mask_is_empty(segments, model, tmp_path):
     with pytest.raises(MaskError, match=f"annotation id {annotation['id']}: the mask is empty"):
         run(segments, model, tmp_path / "out.json", on_error="stop")
     assert not (tmp_path / "out.json").exists()
-
-
-def test_ray_says_the_same(segments, model, tmp_path):
-    """In a process of its own: Ray leaves threads and warnings behind."""
-    script = """
-import sys
-from maskwise import Predictor, label_coco
-segments, images, model, output, engine = sys.argv[1:]
-label_coco(segments, images, output, Predictor(model, threads=1), top=2, engine=engine)
-"""
-    for engine in ("local", "ray"):
-        args = [segments, segments.parent / "images", model, tmp_path / f"{engine}.json", engine]
-        subprocess.run([sys.executable, "-c", script, *map(str, args)], check=True, capture_output=True)
-    assert (tmp_path / "ray.json").read_text() == (tmp_path / "local.json").read_text()
 
 
 def test_nothing_is_left_of_a_run_that_named_no_image(segments, model, tmp_path):

@@ -1,14 +1,13 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import supervision
-from tiny_model import SETTINGS, tiny_model
 
+from colour_model import colour_model
 from maskwise import Mask, Predictor
 from maskwise.errors import ImageError, InputError, MaskError, ModelError
 from maskwise.model.mask_inputs import as_masks
@@ -20,7 +19,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory):
-    return Predictor(tiny_model(tmp_path_factory.mktemp("model")))
+    return Predictor(colour_model(tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +37,7 @@ def masks():
 
 @pytest.fixture(scope="module")
 def sharing_model(tmp_path_factory):
-    network = replace(SETTINGS.network, sites=("features",))
-    return tiny_model(tmp_path_factory.mktemp("sharing"), replace(SETTINGS, network=network))
+    return colour_model(tmp_path_factory.mktemp("sharing"), shares=True)
 
 
 def masks_of_one_box():
@@ -149,7 +147,7 @@ def test_mask_decides_the_answer(predictor, image, masks):
 
 
 def test_temperature_softens_as_the_file_says(predictor, image, masks):
-    logits = predictor.run(image, masks).logits / 2.0  # tiny_model writes temperature 2.
+    logits = predictor.run(image, masks).logits / 2.0  # The temperature of the colour model.
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(predictor.probabilities(image, masks), expected, rtol=1e-4)
 

@@ -1,18 +1,10 @@
 import re
-import tomllib
 from pathlib import Path
 
 from maskwise.cli import main
-from maskwise.training.settings import settings_from_dict
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
-
-
-def test_its_recipe_is_one():
-    recipe = re.search(r"```toml\n(.*?)```", TEXT, re.DOTALL)[1]
-    settings = settings_from_dict(tomllib.loads(recipe), "README.md")
-    assert settings.data.sources[0].annotations == "truth.json"
 
 
 def test_every_command_is_listed():

@@ -4,8 +4,8 @@ import threading
 import numpy as np
 import pytest
 from machine import in_own_process
-from tiny_model import tiny_model
 
+from colour_model import colour_model
 from maskwise.model import runner
 from maskwise.model.model_file import graph_inputs
 from maskwise.model.runner import Runner
@@ -14,7 +14,7 @@ from maskwise.model.session import open_session as runner_open
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("model"))
+    return colour_model(tmp_path_factory.mktemp("model"))
 
 
 def run(runner, count, output="logits"):
@@ -76,7 +76,7 @@ def test_a_model_whose_file_has_changed_answers_as_it_was_opened(model, tmp_path
     expected = run(Runner(model, threads=1), 4)
     path.unlink()
     if change == "replaced":
-        path.write_bytes(tiny_model(tmp_path, seed=5).read_bytes())
+        path.write_bytes(colour_model(tmp_path, seed=5).read_bytes())
     for one, other in zip(run(running, 4), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CGROUPS = Path("/sys/fs/cgroup")
 """Where Linux shows the limits of control groups."""
+CPU_FLAGS = Path("/proc/cpuinfo")
+"""Where Linux lists the features of the processor."""
 OWN_CGROUPS = Path("/proc/self/cgroup")
 """Where Linux lists the control groups of this process."""
 
@@ -58,7 +60,7 @@ def open_session(
     # By default ONNX Runtime takes every core, also those that this process may not use.
     options.intra_op_num_threads = threads or (available_cores() if available_cores() < (os.cpu_count() or 1) else 0)
     options.log_severity_level = 3
-    if _may_overflow():
+    if may_overflow():
         # Exact uint8 products, at 1.6 times the time of VNNI (58 and 36 ms, AMD EPYC, 2026-11-25).
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
@@ -109,7 +111,7 @@ def _numbers(path: Path) -> list[float]:
         return []
 
 
-def _may_overflow() -> bool:
+def may_overflow() -> bool:
     """Return whether sums of uint8 x int8 products may overflow silently: on x64 without VNNI."""
-    flags = Path("/proc/cpuinfo")
-    return platform.machine() in ("x86_64", "AMD64") and not (flags.is_file() and "_vnni" in flags.read_text())
+    has_vnni = CPU_FLAGS.is_file() and "_vnni" in CPU_FLAGS.read_text()
+    return platform.machine() in ("x86_64", "AMD64") and not has_vnni

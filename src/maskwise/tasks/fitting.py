@@ -102,6 +102,7 @@ def fit_classes(
         name=name or output.stem,
         categories=categories,
         view=predictor.info.view,
+        shares=predictor.info.shares,
         temperature=trials[0].temperature,
         batch_size=predictor.info.batch_size,
         training={
