@@ -6,6 +6,7 @@
 # make resnet50  train the published architecture, and its teacher (about an hour and a half): runs/resnet50/model.onnx
 # make results   measure the built-in model: accuracy on COCO and VOC, speed, memory, install
 # make bench     measure speed, memory and growth, the published way beside ours, and training (half an hour on two cores)
+# make mutants   change the light floor in 200 places, one at a time: do the tests notice?
 # make lock      write requirements-dev.lock: the exact versions in .venv-test
 # make docs      build the documentation site into site/; fails on any warning
 # make dist      build wheel and sdist into dist/, install the wheel elsewhere and run it there
@@ -28,7 +29,7 @@ VOC_NAMES := aeroplane=airplane motorbike=motorcycle sofa=couch pottedplant="pot
 # (11.6 against 9.2 images/s, ResNet-50, two cores of an AMD EPYC, 2026-11-23). Elsewhere the variables do nothing.
 TRAIN := MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456 $(TEST)/maskwise train
 
-.PHONY: demo test test-light test-training test-data model resnet50 results bench lock docs dist clean
+.PHONY: mutants demo test test-light test-training test-data model resnet50 results bench lock docs dist clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -62,6 +63,9 @@ test: .venv-test/installed
 
 test-light: .venv-light/installed
 	$(LIGHT)/python -m pytest tests/light src --ignore src/maskwise/training -m "not data"
+
+mutants: .venv-light/installed
+	$(LIGHT)/python benchmarks/mutants.py -o $(RESULTS)/mutants
 
 test-training: .venv-test/installed
 	$(TEST)/python -m pytest tests/training src/maskwise/training -m "not data"

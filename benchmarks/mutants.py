@@ -1,0 +1,270 @@
+"""Mutation run over the light floor: change one expression at a time and see whether a test fails.
+
+Draws mutants at random from all modules that need no torch. For each, only the light tests that execute the changed
+line run, in a copy of the tree. A mutant that no test notices survives.
+
+Run from the repository's root (about a quarter of an hour on two cores):
+python benchmarks/mutants.py -o benchmarks/results/mutants
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Queue
+
+ROOT = Path(__file__).parents[1]
+LEFT_OUT = ("training", "cli/train.py", "cli/average.py", "cli/compare.py", "cli/export.py", "cli/import_eppel.py")
+"""Parts that need torch."""
+SECONDS = 240
+"""Time limit of the tests of one mutant."""
+TESTS = ["tests/light", "-m", "not data"]
+
+COMPARISONS = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+ARITHMETIC = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
+    ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.Pow: ast.Mult,
+}  # fmt: skip
+WITHOUT_MEANING = (ast.JoinedStr, ast.Assert, ast.Import, ast.ImportFrom)
+TYPES = ("Literal", "Annotated", "UInt8", "Bool", "Int64", "Int32", "Float64", "Float32")
+NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "ceil": "floor", "floor": "ceil", "argmax": "argmin"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: the text between two places of a line becomes another."""
+
+    path: str
+    line: int
+    start: int
+    end: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a mutant: killed, survived, or timed out (which counts as killed)."""
+
+    mutant: Mutant
+    state: str
+    tests: int
+    seconds: float
+
+
+def mutants_of(path: Path) -> Iterator[Mutant]:
+    """Yield the changes of a module that have a meaning: no texts, no annotations, no messages."""
+    source = path.read_text()
+    lines = source.splitlines()
+    for node in _meaningful(ast.parse(source)):
+        for changed in _changes(node):
+            if node.lineno == node.end_lineno:
+                before = lines[node.lineno - 1].encode()[node.col_offset : node.end_col_offset].decode()
+                after = ast.unparse(ast.fix_missing_locations(changed))
+                if after != ast.unparse(node):
+                    name = path.relative_to(ROOT).as_posix()
+                    after = (
+                        f"({after})"
+                        if isinstance(changed, (ast.BinOp, ast.BoolOp, ast.Compare, ast.UnaryOp))
+                        else after
+                    )
+                    yield Mutant(name, node.lineno, node.col_offset, node.end_col_offset, before, after)
+
+
+def _meaningful(tree: ast.AST) -> Iterator[ast.expr]:
+    """Yield expressions outside annotations, texts, raised errors, asserts and decorators."""
+    for field, value in ast.iter_fields(tree):
+        if field in ("annotation", "returns", "decorator_list", "type_comment", "exc", "cause"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if not isinstance(child, ast.AST) or isinstance(
+                child, (ast.JoinedStr, ast.Assert, ast.Import, ast.ImportFrom)
+            ):
+                continue
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if isinstance(child, ast.Subscript) and ast.unparse(child.value) in (
+                "Literal",
+                "Annotated",
+                "UInt8",
+                "Bool",
+            ):
+                continue
+            if isinstance(child, ast.expr):
+                yield child
+            yield from _meaningful(child)
+
+
+def _changes(node: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS:
+        yield ast.Compare(node.left, [COMPARISONS[type(node.ops[0])]()], node.comparators)
+    elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+        if not any(
+            isinstance(side, (ast.JoinedStr, ast.Constant)) and _is_text(side) for side in (node.left, node.right)
+        ):
+            yield ast.BinOp(node.left, ARITHMETIC[type(node.op)](), node.right)
+    elif isinstance(node, ast.BoolOp):
+        yield ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
+        yield ast.BoolOp(node.op, node.values[1:]) if len(node.values) > 2 else node.values[1]
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.Invert, ast.USub)):
+        yield node.operand
+    elif isinstance(node, ast.Constant) and type(node.value) in (int, float, bool):
+        yield ast.Constant(not node.value if type(node.value) is bool else node.value + 1)
+    elif isinstance(node, ast.IfExp):
+        yield ast.IfExp(node.test, node.orelse, node.body)
+    elif isinstance(node, ast.Call):
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        if name in NAMES:
+            func = (
+                ast.Name(NAMES[name])
+                if isinstance(node.func, ast.Name)
+                else ast.Attribute(node.func.value, NAMES[name])
+            )
+            yield ast.Call(func, node.args, node.keywords)
+        elif node.keywords and not node.args:
+            yield ast.Call(node.func, node.args, node.keywords[:-1])
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def copied_tree(folder: Path) -> Path:
+    """Copy what the tests need."""
+    for name in ("src", "tests", "examples", "docs", "recipes", "benchmarks"):
+        shutil.copytree(
+            ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+        )
+    for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md", "LICENSE", "NOTICE", "CHANGELOG.md", "Makefile"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "LICENSES", folder / "LICENSES")
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment of tests in a copy."""
+    return {**os.environ, "PYTHONPATH": str(folder / "src"), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def tests_by_line(folder: Path) -> dict[tuple[str, int], list[str]]:
+    """Run all light tests once; return for each line the tests that execute it, the most specific first."""
+    config = folder / "coverage.ini"
+    config.write_text("[run]\ndynamic_context = test_function\nsource = src/maskwise\n[json]\nshow_contexts = true\n")
+    base = [sys.executable, "-m", "coverage"]
+    run = [*base, "run", f"--rcfile={config}", "-m", "pytest", "-p", "no:cacheprovider", *TESTS]
+    done = subprocess.run(run, cwd=folder, env=environment(folder), check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"the tests fail without any change:\n{done.stdout[-3000:]}")
+    report = [*base, "json", f"--rcfile={config}", "-o", "lines.json"]
+    subprocess.run(report, cwd=folder, env=environment(folder), check=True, stdout=subprocess.DEVNULL)
+    lines: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for path, file in json.loads((folder / "lines.json").read_text())["files"].items():
+        for line, contexts in file["contexts"].items():
+            lines[path, int(line)] |= {node for node in map(_node_of, contexts) if node}
+    weight = Counter(test for tests in lines.values() for test in tests)
+    return {key: sorted(tests, key=lambda test: (weight[test], test)) for key, tests in lines.items()}
+
+
+def _node_of(context: str) -> str | None:
+    """Return pytest's name of a test function, from coverage's: tests.light.test_x.test_y."""
+    module, _, function = context.rpartition(".")
+    return f"tests/light/{module.rsplit('.', 1)[-1]}.py::{function}" if function.startswith("test_") else None
+
+
+def judge(mutant: Mutant, folder: Path, tests: list[str]) -> Outcome:
+    """Run the tests of a mutant in a copy of the tree."""
+    start = time.monotonic()
+    if not tests:
+        return Outcome(mutant, "survived", 0, 0.0)
+    path = folder / mutant.path
+    original = path.read_text()
+    lines = original.splitlines(keepends=True)
+    line = lines[mutant.line - 1].encode()
+    lines[mutant.line - 1] = (line[: mutant.start] + mutant.after.encode() + line[mutant.end :]).decode()
+    path.write_text("".join(lines))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not data", *tests]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment(folder), timeout=SECONDS, check=False, capture_output=True
+        )
+        state = "survived" if done.returncode == 0 else "killed"
+    except subprocess.TimeoutExpired:
+        state = "timed out"
+    finally:
+        path.write_text(original)
+    return Outcome(mutant, state, len(tests), round(time.monotonic() - start, 1))
+
+
+def page(outcomes: list[Outcome], notes: dict[str, str]) -> str:
+    """Return the results as Markdown."""
+    states = Counter(outcome.state for outcome in outcomes)
+    dead = len(outcomes) - states["survived"]
+    text = [
+        "# Mutants of the light floor",
+        f"{dead} of {len(outcomes)} mutants die ({dead / len(outcomes):.1%}), {states['timed out']} of them by the time"
+        " limit. Made by `make mutants`.",
+        "Survivors:",
+    ]
+    for outcome in outcomes:
+        if outcome.state == "survived":
+            one = outcome.mutant
+            note = notes.get(f"{one.path}: {one.before} -> {one.after}", "")
+            text.append(f"- `{one.path}:{one.line}`: `{one.before}` became `{one.after}`. {note}".rstrip())
+    return "\n\n".join(text[:3]) + "\n\n" + "\n".join(text[3:]) + "\n"
+
+
+def main() -> None:
+    """Draw mutants, run their tests, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="results, without suffix")
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    package = ROOT / "src" / "maskwise"
+    modules = [
+        path for path in sorted(package.rglob("*.py")) if not path.relative_to(package).as_posix().startswith(LEFT_OUT)
+    ]
+    drawn = random.Random(args.seed).sample([mutant for path in modules for mutant in mutants_of(path)], args.count)
+    notes_path = args.output.with_name(args.output.name + "-notes.json")
+    notes = json.loads(notes_path.read_text()) if notes_path.is_file() else {}
+    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
+        folders: Queue[Path] = Queue()
+        for number in range(args.workers):
+            folders.put(copied_tree(Path(temporary, str(number))))
+        first = folders.get()
+        tests = tests_by_line(first)
+        folders.put(first)
+
+        def run(mutant: Mutant) -> Outcome:
+            folder = folders.get()
+            outcome = judge(mutant, folder, tests.get((mutant.path, mutant.line), []))
+            folders.put(folder)
+            print(f"{outcome.state:9} {mutant.path}:{mutant.line} {mutant.before} -> {mutant.after}", flush=True)
+            return outcome
+
+        with ThreadPoolExecutor(args.workers) as threads:
+            outcomes = list(threads.map(run, drawn))
+    record = [{**asdict(outcome.mutant), "state": outcome.state, "tests": outcome.tests} for outcome in outcomes]
+    args.output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    args.output.with_suffix(".md").write_text(page(outcomes, notes))
+
+
+if __name__ == "__main__":
+    main()
