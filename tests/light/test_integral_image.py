@@ -38,7 +38,7 @@ def test_sums_beyond_31_bits_do_not_wrap_around():
 @pytest.mark.parametrize(("most", "block"), [(1000, 2), (300, 4)])
 def test_a_table_of_too_many_cells_is_of_blocks(monkeypatch, rng, most, block):
     """Whole blocks are right but for the rounding of their means, and nothing lies beyond the array's edge."""
-    monkeypatch.setattr(integral_image, "MOST_CELLS", most)
+    monkeypatch.setattr(integral_image, "MAX_CELLS", most)
     array = rng.integers(0, 256, (63, 50), dtype=np.uint8)
     coarse = IntegralImage(array)
     assert coarse.block == block

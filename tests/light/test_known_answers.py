@@ -10,7 +10,9 @@ from PIL import Image
 
 from colour_model import STRENGTH, TEMPERATURE, colour_model
 from maskwise import LabelledRegion, Mask, Predictor, RegionSet, evaluate, fit_classes, label_coco
+from maskwise.data.mask_pixels import region_pixels_of_colours
 from maskwise.data.regions import Category, Regions
+from maskwise.errors import MaskError
 from maskwise.model import session
 from maskwise.tasks.linear_heads import choose_head
 from maskwise.tasks.metrics import calibration_error, top_k_accuracy
@@ -209,3 +211,36 @@ def test_products_of_8_bits_are_made_exact_only_where_they_may_overflow(
     if flags is not None:
         (tmp_path / "cpuinfo").write_text(flags)
     assert session.may_overflow() is expected
+
+
+def test_the_two_logits_of_two_classes_differ_by_what_scikit_learn_decides():
+    from sklearn.linear_model import LogisticRegression
+
+    from maskwise.tasks.linear_heads import class_weights, fit_head
+
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(30, 4))
+    targets = (embeddings[:, 0] + 0.3 * rng.normal(size=30) > 0.4).astype(int)
+    scale, centre = embeddings.std(), embeddings.mean(axis=0)
+    scaled = (embeddings - centre) / scale
+    model = LogisticRegression(C=0.5, max_iter=300).fit(scaled, targets, sample_weight=class_weights(targets))
+    logits = fit_head("linear", 0.5, embeddings, targets).logits(embeddings)
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], model.decision_function(scaled), atol=1e-3)
+    np.testing.assert_allclose(logits.sum(axis=1), 0, atol=1e-9)
+
+
+def test_a_stack_with_a_further_axis_is_refused_with_the_remedy(tmp_path):
+    image, masks = scene(["cup"])
+    with pytest.raises(MaskError, match=r"shape \(1, 1, 60, 60\); accepted is N x height x width \(masks\[:, 0\]\)"):
+        Predictor(colour_model(tmp_path)).predict(image, np.stack(masks)[:, None])
+    with pytest.raises(
+        MaskError, match=r"shape \(60, 60\); accepted is N x height x width \(for one mask: mask\[None\]"
+    ):
+        Predictor(colour_model(tmp_path)).predict(image, masks[0])
+
+
+def test_the_message_about_colours_counts_them():
+    colours = np.zeros((4, 6, 3), dtype=np.uint8)
+    colours[0, 0], colours[1, 1], colours[2, 2], colours[3, 3] = (9, 0, 0), (0, 90, 0), (0, 0, 200), (0, 90, 200)
+    with pytest.raises(MaskError, match="the mask has 5 colours"):
+        region_pixels_of_colours(colours, None)

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskwise import Mask
-from maskwise.views.sharing import WIDEST, _inside, own_views, shared_views
+from maskwise.views.sharing import MAX_WIDENING, _inside, own_views, shared_views
 from maskwise.views.view import ViewSettings, slide
 from random_masks import seeds
 
@@ -41,7 +41,7 @@ def test_shared_views_hold_what_each_mask_would_see_alone_and_are_not_too_wide(s
             own = SETTINGS.view(masks[number])
             assert (x0 <= max(own.box_xyxy[0], 0)) & (y0 <= max(own.box_xyxy[1], 0))
             assert (x1 >= min(own.box_xyxy[2], width)) & (y1 >= min(own.box_xyxy[3], height))
-            assert side(group.view) <= np.ceil(WIDEST * side(own))
+            assert side(group.view) <= np.ceil(MAX_WIDENING * side(own))
 
 
 @given(seeds, st.integers(1, 40), st.integers(1, 5))

@@ -24,7 +24,8 @@ class RegionFlags:
     annotations: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[ANNOTATIONS]")] = None
     """COCO file; omit it with --label-maps."""
     label_maps: Path | None = None
-    """Folder of PNGs whose pixel values are classes, instead of a COCO file; each connected component is a region."""
+    """Folder of label maps (PNG or TIFF; pixel values are classes), instead of a COCO file; connected components are
+    regions."""
     classes: Path | None = None
     """With --label-maps: text file whose line n (from 0) names pixel value n."""
     ignore: tuple[str, ...] = ()
@@ -73,6 +74,8 @@ class RegionFlags:
             regions = regions_from_coco(self.annotations, self.images)
             if self.min_area:  # Slow for a file that does not state areas: the masks are read.
                 regions = regions.only(regions.regions.areas() >= self.min_area)
+        for note in regions.notes:
+            print(note, file=sys.stderr)
         if len(regions.regions) and regions.regions.crowd.all():
             regions = regions.as_single_objects()
             print(

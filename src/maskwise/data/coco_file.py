@@ -72,7 +72,7 @@ class CocoFile:
         return value_of(index.image_id, int(index.image[annotation])), value_of(index.annotation_id, annotation)
 
     def read_mask(self, annotation: int, image_path: Path, /) -> Mask:
-        """The mask of an annotation, in the size that the file states, else in that of the image.
+        """Read the mask of an annotation in the size that the file states, else in that of the image.
 
         Args:
             annotation: its row.
@@ -93,7 +93,7 @@ class CocoFile:
         return self.mask(annotation, (int(height), int(width)) if stated else image_size(image_path))
 
     def mask(self, annotation: int, image_hw: tuple[int, int]) -> Mask:
-        """The mask of an annotation: its polygons or run lengths, or its box where it has neither.
+        """Read the mask of an annotation: its polygons or run lengths, else its box.
 
         Args:
             annotation: its row.
@@ -160,7 +160,7 @@ class CocoFile:
         start, length = int(self.index.start[annotation]), int(self.index.length[annotation])
         if self.text is not None:
             return self.text[start : start + length]
-        with open(self.path, "rb") as file:  # Opened anew, so that workers share no position.
+        with open(self.path, "rb") as file:  # Opened each time, so that workers share no position.
             file.seek(start)
             return file.read(length)
 

@@ -1,7 +1,7 @@
-"""An index of a COCO file: what is needed to choose among its annotations, and where in the file each one stands.
+"""Index COCO files: the columns needed to choose among annotations, and the place of each in the file.
 
-The file's text is looked through once. Of every record only the few fields below are decoded; polygons and run lengths,
-most of the text, are skipped over and read when a mask is asked for.
+The text is scanned once. Only a few fields of every record are decoded; polygons and run lengths, most of the text, are
+skipped and read on demand.
 """
 
 from __future__ import annotations
@@ -409,5 +409,5 @@ def _kept_index(path: Path) -> CocoIndex | None:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as columns:
             return CocoIndex(**{field.name: columns[field.name] for field in fields(CocoIndex)})
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # Damaged, or not ours: it is made anew.
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # Damaged, or not ours: made again.
         return None

@@ -18,13 +18,13 @@ def regions_from_coco(
     cache: str | os.PathLike[str] | None = None,
     images_required: bool = True,
 ) -> RegionSet:
-    """The labelled regions of a COCO instances file, crowds included and marked, images in the file's order.
+    """Read the labelled regions of a COCO file: crowds included and marked, images in the file's order.
 
     Args:
         path: the JSON file.
-        images_dir: the folder that its `file_name`s are relative to.
+        images_dir: folder that its `file_name`s are relative to.
         cache: see `read_coco`.
-        images_required: refuse an image id without a file; else that is found when the image is read.
+        images_required: whether a missing image file is an error now; if not, reading the image fails later.
 
     Raises:
         AnnotationError: see `read_coco`; also an image id without a file.

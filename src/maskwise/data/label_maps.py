@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8
-from PIL import Image
+from jaxtyping import Int32, Int64, Integer
 
-from maskwise.data.images import image_size
+from maskwise.data.images import image_size, open_limited
 from maskwise.data.masks import Mask
+from maskwise.data.plain_files import check_plain_file
 from maskwise.data.regions import Category, Regions, RegionSet
 from maskwise.errors import AnnotationError, ImageError
 
+LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The class names of a text file: line n (from 0) names pixel value n.
+    """Read class names from a text file: line n (from 0) names pixel value n.
 
     Raises:
         AnnotationError: the file is missing or empty, or a name is empty or stands twice.
     """
     try:
-        # Some editors put a byte order mark before all: hence -sig.
+        # -sig: some editors start files with a byte order mark.
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: the list of classes cannot be read ({error})") from error
@@ -38,21 +41,26 @@ def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return names
 
 
-def read_label_map(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "height width"]:
-    """The pixel values of a label map: grey values, or palette indices.
+def read_label_map(path: str | os.PathLike[str]) -> Integer[np.ndarray, "height width"]:
+    """Read the pixel values of a label map: grey values of 1 to 16 bits, or palette indices.
 
     Raises:
-        AnnotationError: the file is missing, not an image, or has colours instead of one value a pixel.
+        AnnotationError: the file is missing, not an image, or has colours instead of one value per pixel.
     """
+    check_plain_file(path, "label map", AnnotationError)
     try:
-        with Image.open(path) as file:
+        with open_limited(path) as file:
             array = np.asarray(file)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except ImageError as error:  # Too many pixels.
+        raise AnnotationError(str(error)) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise AnnotationError(f"{path}: the label map cannot be read ({error})") from error
-    if array.ndim != 2 or array.dtype != np.uint8:
+    if array.dtype == bool:
+        return array.astype(np.uint8)
+    if array.ndim != 2 or array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 65_535:
         raise AnnotationError(
-            f"{path}: a label map has one 8-bit value a pixel, this has shape {array.shape} and type {array.dtype};"
-            " save it as a grey PNG of 8 bits, or with a palette"
+            f"{path}: a label map has one whole number per pixel, this has shape {array.shape} and type {array.dtype};"
+            " save it as a grey PNG, or with a palette"
         )
     return array
 
@@ -64,33 +72,39 @@ def regions_from_label_maps(
     *,
     min_area: int = 1,
 ) -> RegionSet:
-    """Every connected component (8-neighbourhood) of every class is a region. Touching objects of one class are one.
+    """Read the connected components (8-neighbourhood) of every class as regions; touching objects of a class are one.
+
+    Pixel values without a line in the file of classes are void; the set's `notes` count them.
 
     Args:
-        labels_dir: label maps, PNG; the image has the same name before the suffix, and the same size.
+        labels_dir: label maps, PNG or TIFF. Each has the size of its image and its name, perhaps with an ending such as
+            `_mask` or `_gtFine_labelIds`.
         images_dir: the images.
-        classes_file: line n (from 0) names pixel value n; values beyond are void.
-        min_area: smaller components are left out, pixels.
+        classes_file: line n (from 0) names pixel value n.
+        min_area: minimum size of a component, pixels.
 
     Raises:
         AnnotationError: no such folder or no label map in it; a label map that cannot be read, has no image or
             several, or is of another size than its image.
     """
     names = read_class_names(classes_file)
-    label_paths = _files(labels_dir, (".png",))
+    label_paths = _files(labels_dir, LABEL_SUFFIXES)
     if not label_paths:
-        raise AnnotationError(f"{labels_dir}: has no label map (*.png)")
+        raise AnnotationError(f"{labels_dir}: has no label map ({', '.join(f'*{end}' for end in LABEL_SUFFIXES)})")
     candidates = defaultdict(list)
     for path in _files(images_dir, IMAGE_SUFFIXES):
         candidates[path.stem].append(path)
-    images, found = [], []
+    images, components, void, pixels = [], [], Counter[int](), 0
     for path in label_paths:
-        images.append(_image_of(path, candidates[path.stem], Path(images_dir)))
+        images.append(_image_of(path, candidates, Path(images_dir)))
         labels = read_label_map(path)
         _check_size(labels, path, images[-1])
-        found.append(_components(labels, len(names), min_area))
-    maps = np.repeat(np.arange(len(found), dtype=np.int32), [len(rows) for rows in found])
-    value, component, area = np.concatenate(found).T
+        components.append(_components(labels, len(names), min_area))
+        values, counts = np.unique(labels[labels >= len(names)], return_counts=True)
+        void.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        pixels += labels.size
+    maps = np.repeat(np.arange(len(components), dtype=np.int32), [len(rows) for rows in components])
+    value, component, area = np.concatenate(components).T
     regions = Regions(
         names=names,
         images=np.array([os.fsencode(image) for image in images], dtype=bytes),
@@ -102,12 +116,21 @@ def regions_from_label_maps(
         reader=np.zeros(len(maps), dtype=np.int32),
         record=np.arange(len(maps), dtype=np.int64),
     )
-    return RegionSet(tuple(Category(value, name) for value, name in enumerate(names)), regions)
+    categories = tuple(Category(value, name) for value, name in enumerate(names))
+    return RegionSet(categories, regions, _void_note(void, pixels, classes_file))
+
+
+def _void_note(void: Counter[int], pixels: int, classes_file: str | os.PathLike[str]) -> tuple[str, ...]:
+    if not void:
+        return ()
+    values = ", ".join(map(str, sorted(void)[:6])) + (", ..." if len(void) > 6 else "")
+    share = sum(void.values()) / pixels
+    return (f"pixel values {values} ({share:.1%} of all pixels) have no line in {classes_file} and are void",)
 
 
 @dataclass(frozen=True, eq=False)
 class LabelMaps:
-    """Label maps as a source of regions: a record is a connected component of a class.
+    """Reads masks from label maps: a record is a connected component of a class.
 
     Attributes:
         paths: the label maps.
@@ -122,12 +145,12 @@ class LabelMaps:
     component: Int64[np.ndarray, " records"]
 
     def ids(self, record: int, /) -> tuple[str, str]:
-        """The label map's name without suffix, and name/value/component."""
+        """Return the label map's name without suffix, and name/value/component."""
         name = self.paths[self.map[record]].stem
         return name, f"{name}/{self.value[record]}/{self.component[record]}"
 
     def read_mask(self, record: int, _: Path, /) -> Mask:
-        """The component's pixels.
+        """Read the pixels of a component.
 
         Raises:
             AnnotationError: the label map cannot be read again.
@@ -139,16 +162,23 @@ class LabelMaps:
 
 
 def _files(folder: str | os.PathLike[str], suffixes: tuple[str, ...]) -> list[Path]:
-    """Files of a folder that end so, in capitals or not, by name; hidden ones (macOS leaves ._NAME.png) are none."""
+    """Return files with these suffixes, in capitals or not, by name, without hidden ones (macOS leaves ._NAME.png)."""
     if not Path(folder).is_dir():
         raise AnnotationError(f"{folder}: there is no such folder; label maps and images each need one")
     files = (path for path in Path(folder).iterdir() if path.suffix.lower() in suffixes)
     return sorted(path for path in files if not path.name.startswith("."))
 
 
-def _image_of(label_path: Path, candidates: list[Path], images_dir: Path) -> Path:
-    """The image of a label map, among the files of its name."""
-    others = [path for path in candidates if path != label_path]  # Both kinds may lie in one folder.
+def _image_of(label_path: Path, candidates: Mapping[str, list[Path]], images_dir: Path) -> Path:
+    """Return the image of a label map: of its name, or of the longest part of it that ends before _, - or a dot."""
+    parts = re.split(r"(?=[_.\-])", label_path.stem)
+    others: list[Path] = []
+    for count in range(len(parts), 0, -1):
+        stem = "".join(parts[:count])
+        named = [*candidates.get(stem, ()), *candidates.get(f"{stem}_leftImg8bit", ())]
+        others = [path for path in named if path != label_path]  # Both kinds may lie in one folder.
+        if others:
+            break
     if not others:
         raise AnnotationError(
             f"{label_path}: the folder {images_dir} has no image {label_path.stem} ({', '.join(IMAGE_SUFFIXES)})"
@@ -162,7 +192,7 @@ def _image_of(label_path: Path, candidates: list[Path], images_dir: Path) -> Pat
 def _check_size(labels: np.ndarray, label_path: Path, image: Path) -> None:
     try:
         height, width = image_size(image)
-    except ImageError:  # Not of the map's making: whoever reads the image meets it, and may skip it.
+    except ImageError:  # Found again when the image is read, and may be skipped there.
         return
     if labels.shape != (height, width):
         raise AnnotationError(
@@ -172,22 +202,22 @@ def _check_size(labels: np.ndarray, label_path: Path, image: Path) -> None:
 
 
 def _components(
-    labels: UInt8[np.ndarray, "height width"], classes: int, min_area: int
+    labels: Integer[np.ndarray, "height width"], classes: int, min_area: int
 ) -> Int64[np.ndarray, "components 3"]:
-    """Value, component number and pixels of every large enough component of a label map."""
-    found = []
+    """Return value, component number and pixels of every large enough component of a label map."""
+    rows = []
     for value in np.unique(labels[labels < classes]).tolist():
         count, _, stats, _ = cv2.connectedComponentsWithStats((labels == value).astype(np.uint8), connectivity=8)
         areas = stats[1:count, cv2.CC_STAT_AREA].tolist()
-        found += [(value, number, area) for number, area in enumerate(areas, start=1) if area >= min_area]
-    return np.array(found, dtype=np.int64).reshape(-1, 3)
+        rows += [(value, number, area) for number, area in enumerate(areas, start=1) if area >= min_area]
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
 @lru_cache(maxsize=8)
 def _numbered(
     label_path: Path, value: int
 ) -> tuple[Int32[np.ndarray, "height width"], Int32[np.ndarray, "components 4"]]:
-    """The component number of every pixel, and every component's left, top, width and height, pixels; 0 is the rest."""
+    """Return the component number of every pixel (0: none), and each component's left, top, width and height."""
     bits = (read_label_map(label_path) == value).astype(np.uint8)
     _, numbers, stats, _ = cv2.connectedComponentsWithStats(bits, connectivity=8)
     return numbers, stats[:, : cv2.CC_STAT_AREA]

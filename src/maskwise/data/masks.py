@@ -252,7 +252,7 @@ def _pixels_of_page(file: Image.Image) -> Bool[np.ndarray, "height width"]:
 
 
 def _pixels_of_palette(file: Image.Image) -> Bool[np.ndarray, "height width"]:
-    """Return the brighter of two colours; of two alike, the larger index."""
+    """Return the brighter of two colours; if they are similar, the larger index."""
     indices = np.asarray(file)
     used = np.unique(indices)
     colours = np.asarray(file.convert("RGB"))

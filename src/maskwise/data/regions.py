@@ -292,10 +292,12 @@ class RegionSet:
     Attributes:
         categories: the classes.
         regions: in the annotations' order, those of an image together.
+        notes: remarks for a person, such as what was left out when reading.
     """
 
     categories: tuple[Category, ...]
     regions: Regions
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_arrays(
@@ -322,7 +324,7 @@ class RegionSet:
         """
         if not len(images) == len(masks) == len(names):
             raise AnnotationError(
-                f"{len(images)} images, masks of {len(masks)} and names of {len(names)}; give as many of each"
+                f"{len(images)} images, masks of {len(masks)} and names of {len(names)}; give the same number of each"
             )
         regions = []
         for number, (image, of_image, classes) in enumerate(zip(images, masks, names, strict=True)):
@@ -349,7 +351,7 @@ class RegionSet:
         self._refuse_unknown(names, "rename")
         first = {names.get(c.name, c.name): c for c in reversed(self.categories)}
         categories = tuple(replace(c, name=name) for name, c in reversed(first.items()))
-        return RegionSet(categories, self.regions.renamed(names))
+        return replace(self, categories=categories, regions=self.regions.renamed(names))
 
     def without(self, names: Sequence[str]) -> RegionSet:
         """Return the set without some classes and their regions.
@@ -359,14 +361,14 @@ class RegionSet:
         """
         self._refuse_unknown(names, "ignore")
         categories = tuple(c for c in self.categories if c.name not in names)
-        return RegionSet(categories, self.regions.only(~self.regions.called(names)))
+        return replace(self, categories=categories, regions=self.regions.only(~self.regions.called(names)))
 
     def as_single_objects(self) -> RegionSet:
         """Return the set with no region marked as a crowd."""
         return replace(self, regions=replace(self.regions, crowd=np.zeros(len(self.regions), dtype=bool)))
 
-    def only(self, chosen: Bool[np.ndarray, " regions"]) -> RegionSet:
-        """Return the set with some of the regions and all classes."""
+    def only(self, chosen: Bool[np.ndarray, " regions"] | Int[np.ndarray, " chosen"]) -> RegionSet:
+        """Return the set with some of the regions and all classes; see `Regions.only`."""
         return replace(self, regions=self.regions.only(chosen))
 
     def _refuse_unknown(self, names: Sequence[str] | Mapping[str, str], verb: str) -> None:

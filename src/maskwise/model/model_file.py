@@ -29,17 +29,17 @@ OUTPUTS = ("logits", "embeddings")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What a model file says of itself.
+    """The metadata of a model file.
 
     Attributes:
-        name: what the model is called.
+        name: name of the model.
         categories: the classes, in the order of the logits.
-        view: which view of a region the network sees.
-        shares: whether masks of one view share one pass of the trunk; else the graph runs it for each of them.
-        temperature: logits are divided by this before the softmax, so that probabilities are calibrated.
-        batch_size: views that the network takes at once with good speed (any number is accepted); 1 where the ranges of
-            8-bit numbers are measured over a batch, so that no answer depends on what else is asked.
-        training: a record of how the model was made, for people; nothing relies on it.
+        view: how regions are cropped.
+        shares: whether masks of one crop share one pass of the trunk; if not, the graph runs it for each mask.
+        temperature: logits are divided by it before the softmax, so that probabilities are calibrated.
+        batch_size: number of crops per batch for good speed (any number is accepted); 1 if the ranges of 8-bit numbers
+            are measured over a batch, so that no answer depends on other crops.
+        training: record of how the model was made, for people; nothing relies on it.
     """
 
     name: str
@@ -51,16 +51,16 @@ class ModelInfo:
     training: dict[str, Any] = field(default_factory=dict)
 
     def to_metadata(self) -> dict[str, str]:
-        """As ONNX metadata: one key, JSON."""
+        """Return it as ONNX metadata: one key, JSON."""
         return {METADATA_KEY: json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)})}
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], where: str) -> ModelInfo:
-        """From ONNX metadata.
+        """Read it from ONNX metadata.
 
         Args:
             metadata: the file's key-value pairs.
-            where: how errors call the file.
+            where: name of the file in errors.
 
         Raises:
             ModelError: not written by Maskwise, or by a version with another format.
@@ -78,7 +78,7 @@ class ModelInfo:
         form, version = record.pop("format", None), record.pop("format_version", None)
         if (form, version) != (FORMAT, FORMAT_VERSION):
             raise ModelError(
-                f"{where}: has format {form} {version}, this Maskwise reads {FORMAT} {FORMAT_VERSION}; export it anew"
+                f"{where}: has format {form} {version}, this Maskwise reads {FORMAT} {FORMAT_VERSION}; export it again"
             )
         try:
             record["categories"] = tuple(Category(**category) for category in record["categories"])
@@ -122,5 +122,5 @@ def graph_inputs(
     masks: UInt8[np.ndarray, "n h w"],
     image_of: Int64[np.ndarray, " n"] | None = None,
 ) -> dict[str, np.ndarray]:
-    """What a model file's graph takes; see `INPUTS`. Where `image_of` is left out, each mask lies in its own image."""
+    """Return what a model file's graph takes; see `INPUTS`. Without `image_of`, each mask lies in its own image."""
     return dict(zip(INPUTS, (images, masks, np.arange(len(masks)) if image_of is None else image_of), strict=True))

@@ -25,7 +25,7 @@ HEADER = {"maskwise": "journal", "format": 2}
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What a run found out about the annotations of one image; lists have an entry per annotation, in the file's order.
+    """The results of one image. Lists have an entry per annotation, in the file's order.
 
     Attributes:
         key: see `image_key`.

@@ -16,16 +16,15 @@ from maskwise.tasks.metrics import macro_accuracy, micro_accuracy
 
 Kind = Literal["linear", "mean", "auto"]
 STRENGTHS = {"linear": (1.0, 0.1), "mean": (1.0, 0.5, 0.2)}
-"""What is tried. Linear: C, the inverse of the penalty. Mean: the share of the covariance that is taken as round."""
+"""Strengths to try. Linear: C, the inverse of the penalty. Mean: the share of the covariance that is taken as round."""
 UNTRIED = {"auto": ("linear", 1.0), "linear": ("linear", 1.0), "mean": ("mean", 1.0)}
-"""The head where too few regions were given to try any. The linear one is the best with one region a class, and its
+"""The head if there are too few regions to try any. The linear one is best with one region per class, and its
 probabilities are nearly calibrated without a temperature."""
 FOLDS = 5
 DOUBT = 1.0
-"""See `fit_temperature`: few regions say little of how sure a head may be."""
+"""See `fit_temperature`: few regions say little about the temperature."""
 CLASS_POWER = 0.5
-"""A class of n regions counts as n to this power, as in training: rare classes matter, but not as much as frequent
-ones."""
+"""A class of n regions has weight n to this power, as in training: rare classes count, but less than frequent ones."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,13 @@ class Head:
     bias: Float[np.ndarray, " classes"]
 
     def logits(self, embeddings: Float[np.ndarray, "regions features"]) -> Float[np.ndarray, "regions classes"]:
-        """Logits of every class."""
+        """Return the logits of every class."""
         return embeddings @ self.weight.T + self.bias
 
 
 @dataclass(frozen=True)
 class Part:
-    """A head of one kind, and what its logits are multiplied by in a sum."""
+    """A head of one kind, and the factor of its logits in a sum."""
 
     kind: str
     strength: float
@@ -56,16 +55,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Trial:
-    """A way of fitting a head, and how well it did on regions of images that it had not seen.
+    """A way of fitting a head, and its results on regions of images that it had not seen.
 
     Attributes:
-        parts: heads whose logits are added up; a sum of last layers is a last layer.
-        temperature: under which its probabilities are calibrated.
-        micro: accuracy over regions, 0 to 1; None where nothing could be tried.
-        macro: the mean over classes.
-        likelihood: mean logarithm of the probability of the right class, less what `DOUBT` takes.
-        regions: that it was judged by.
-        classes: of these regions.
+        parts: heads whose logits are added; a sum of last layers is a last layer.
+        temperature: calibrates its probabilities.
+        micro: micro accuracy, 0 to 1; None if nothing could be tried.
+        macro: macro accuracy.
+        likelihood: mean logarithm of the probability of the true class, less the penalty of `DOUBT`.
+        regions: number of regions it was judged on.
+        classes: number of their classes.
     """
 
     parts: tuple[Part, ...]
@@ -78,11 +77,11 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Kind and strength of its parts."""
+        """Kind and strength of the parts."""
         return " + ".join(f"{part.kind} {part.strength:g}" for part in self.parts)
 
     def fit(self, embeddings: Float[np.ndarray, "regions features"], targets: Int[np.ndarray, " regions"]) -> Head:
-        """Fit the head in this way; arguments as in `fit_head`."""
+        """Fit the head; arguments as in `fit_head`."""
         heads = [(part.share, fit_head(part.kind, part.strength, embeddings, targets)) for part in self.parts]
         return Head(
             np.sum([share * head.weight for share, head in heads], axis=0),
@@ -95,9 +94,9 @@ def fit_head(
 ) -> Head:
     """Fit a last layer.
 
-    `linear` is multinomial logistic regression with a quadratic penalty. `mean` names a region after the class whose
-    mean is nearest: by plain distance at strength 1, and below it by a distance that counts less the directions in
-    which regions of one class differ (linear discriminant analysis with a shrunk covariance).
+    `linear` is multinomial logistic regression with a quadratic penalty. `mean` chooses the class whose mean is
+    nearest: by plain distance at strength 1; below, directions in which regions of one class differ count less (linear
+    discriminant analysis with a shrunk covariance).
 
     Args:
         kind: linear or mean.
@@ -108,7 +107,7 @@ def fit_head(
     Source:
         J. H. Friedman, Regularized discriminant analysis, JASA 84 (1989).
     """
-    # One scale for all features: with a handful of regions each feature's own spread is mostly chance.
+    # One scale for all features: with a few regions, the spread of each feature is mostly chance.
     centre, scale = embeddings.mean(axis=0, dtype=float), float(embeddings.std(dtype=float)) or 1.0
     scaled = (embeddings - centre) / scale
     weight, bias = (_linear if kind == "linear" else _nearest_mean)(strength, scaled, targets)
@@ -121,14 +120,14 @@ def _linear(strength: float, embeddings: np.ndarray, targets: np.ndarray) -> tup
     from threadpoolctl import threadpool_limits
 
     model = LogisticRegression(C=strength, max_iter=300)
-    # On one thread: products so small gain nothing by more, which wait for each other many times as long as they
-    # compute where something else wants the cores (1,200 regions of 384 features: 0.7 s, and 42 on two busy cores).
+    # On one thread: such small products gain nothing by more threads, and lose much where the cores are busy
+    # (1,200 regions of 384 features: 0.7 s on one thread, 42 s on two busy cores).
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # A head that is nearly there is judged like any other.
-        warnings.filterwarnings("ignore", "The number of unique classes is greater")  # A region or two a class.
+        warnings.simplefilter("ignore", ConvergenceWarning)  # A head that nearly converged is judged like any other.
+        warnings.filterwarnings("ignore", "The number of unique classes is greater")  # One or two regions per class.
         model.fit(embeddings, targets, sample_weight=class_weights(targets))
     weight, bias = model.coef_, model.intercept_
-    if len(weight) == 1:  # Of two classes scikit-learn gives one row, the second against the first.
+    if len(weight) == 1:  # For two classes scikit-learn gives one row: the second against the first.
         weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
     return weight, bias
 
@@ -139,9 +138,9 @@ def _nearest_mean(strength: float, embeddings: np.ndarray, targets: np.ndarray) 
     inside = embeddings - means[targets]
     covariance = inside.T @ inside / max(len(targets) - classes, 1)
     features = len(covariance)
-    spread = np.trace(covariance) / features or 1.0  # One region a class says nothing of spread.
+    spread = np.trace(covariance) / features or 1.0  # One region per class has no spread.
     covariance = (1 - strength) * covariance + strength * spread * np.eye(features)
-    # Divided, so that probabilities are calibrated at temperatures near 1: distances add up over features.
+    # Distances add up over features: divided, so that temperatures are near 1.
     weight = np.linalg.solve(covariance, means.T).T / np.sqrt(features)
     return weight, -(weight * means).sum(axis=1) / 2
 
@@ -152,19 +151,19 @@ def choose_head(
     targets: Int[np.ndarray, " regions"],
     images: Int[np.ndarray, " regions"],
 ) -> tuple[Trial, ...]:
-    """Try heads by cross-validation: each names the regions of images that it was not fitted to.
+    """Try heads by cross-validation over images: each names regions of images that it was not fitted to.
 
-    A region counts where its class has regions in other images.
+    A region counts if its class has regions in other images.
 
     Args:
-        kind: what to try; auto: both kinds, and the best of each together, their calibrated logits averaged.
+        kind: what to try; auto: both kinds, and the mean of the calibrated logits of the best of each.
         embeddings: of the regions.
         targets: class index of each, every one from 0 up present, at least two.
         images: number of its image; any numbers that tell images apart.
 
     Returns:
-        The trials, the best first: by the likelihood of the right classes at the trial's temperature, regions
-        weighted by `class_weights`. Where no two classes could be counted, one trial without figures.
+        The trials, the best first: by the likelihood of the true classes at the trial's temperature, regions weighted
+        by `class_weights`. If fewer than two classes count, one trial without figures.
     """
     # By likelihood, not accuracy: with few regions accuracy ties and jumps. What was tried: docs/decisions/0009-fit.md.
     unseen = {
@@ -174,7 +173,7 @@ def choose_head(
         for strength in STRENGTHS[name]
     }
     counted = np.isfinite(next(iter(unseen.values()))[np.arange(len(targets)), targets])
-    if len(np.unique(targets[counted])) < 2:  # Of one class alone every name is right.
+    if len(np.unique(targets[counted])) < 2:  # With one class every name is right.
         return (Trial((Part(*UNTRIED[kind]),)),)
     trials = _ranked(_judge((part,), logits[counted], targets[counted]) for part, logits in unseen.items())
     if kind == "auto":
@@ -193,7 +192,7 @@ def _ranked(trials: Iterable[Trial]) -> tuple[Trial, ...]:
 
 
 def _judge(parts: tuple[Part, ...], logits: np.ndarray, targets: np.ndarray) -> Trial:
-    """A trial by its logits of regions that it was not fitted to."""
+    """Return a trial from its logits of regions that it was not fitted to."""
     weights = class_weights(targets)
     temperature = fit_temperature(logits, targets, weights, doubt=DOUBT)
     likelihood = float(np.average(log_likelihoods(logits / temperature, targets), weights=weights))
@@ -210,7 +209,7 @@ def _judge(parts: tuple[Part, ...], logits: np.ndarray, targets: np.ndarray) -> 
 
 
 def class_weights(targets: Int[np.ndarray, " regions"]) -> Float[np.ndarray, " regions"]:
-    """What each region counts for, 1 on average: together a class of n regions counts as n to the power of 0.5.
+    """Return the weight of each region, 1 on average: a class of n regions has a total weight of n to the power of 0.5.
 
     Args:
         targets: class index of each region.
@@ -226,7 +225,7 @@ def class_weights(targets: Int[np.ndarray, " regions"]) -> Float[np.ndarray, " r
 def _logits_unseen(
     kind: str, strength: float, embeddings: np.ndarray, targets: np.ndarray, images: np.ndarray
 ) -> np.ndarray:
-    """Logits of every region under a head fitted to other images; minus infinity for classes that are not in those."""
+    """Return logits of every region by a head fitted to other images; minus infinity for classes missing there."""
     from sklearn.model_selection import GroupKFold
 
     logits = np.full((len(targets), int(targets.max()) + 1), -np.inf)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int, Real
 NORMAL_95 = 1.959963984540054
 """Half the width of the central 95 % of a standard normal distribution."""
 DRAWS_AT_ONCE = 100
-"""Bounds the bootstrap's memory: 100 draws of val2017's 5000 images are 4 MB; all 1000 of train2017's were 950 MB."""
+"""Limits the memory of the bootstrap: 100 draws of val2017's 5000 images take 4 MB; 1000 of train2017's took 950 MB."""
 
 
 def micro_accuracy(predicted: Int[np.ndarray, " regions"], targets: Int[np.ndarray, " regions"]) -> float:
@@ -105,11 +105,11 @@ def calibration_error(
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """95 % interval of a proportion, from 0 to 1; all of that range where nothing was counted.
+    """Return the 95 % interval of a proportion; 0 to 1 if nothing was counted.
 
     Args:
-        right: how many of `total` were right.
-        total: how many there were.
+        right: number of right ones.
+        total: number of all.
 
     Source:
         E. B. Wilson, Probable inference, the law of succession, and statistical inference (1927).
@@ -134,16 +134,16 @@ def bootstrap_intervals(
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """95 % intervals of micro and macro accuracy, by drawing images anew.
+    """Return 95 % intervals of micro and macro accuracy by a bootstrap over images.
 
-    Whole images are drawn because the regions of one are alike; drawing regions would make the intervals too narrow.
-    The regions of a single image give an interval of no width.
+    Whole images are drawn because regions of one image are similar: drawing regions would give too narrow intervals.
+    A single image gives an interval of no width.
 
     Args:
         predicted: class index of each region's name; at least one region.
         targets: class index of its true name.
         images: number of its image; any numbers that tell images apart.
-        draws: how often as many images as there are get drawn.
+        draws: number of bootstrap samples, each of as many images as there are.
         seed: of the draws.
 
     Returns:
@@ -169,7 +169,7 @@ def bootstrap_intervals(
 def _image_counts(
     predicted: np.ndarray, targets: np.ndarray, images: np.ndarray
 ) -> tuple[Float[np.ndarray, "images classes"], Float[np.ndarray, "images classes"]]:
-    """Regions, and rightly named ones, of each image and each class present."""
+    """Count regions, and rightly named ones, per image and class."""
     image_ids, image = np.unique(images, return_inverse=True)
     class_ids, column = np.unique(targets, return_inverse=True)
     totals, rights = np.zeros((2, len(image_ids), len(class_ids)))
@@ -184,7 +184,7 @@ def _central_95(values: np.ndarray) -> tuple[float, float]:
 
 
 def size_bins(areas: Real[np.ndarray, " regions"], upper_bounds: Sequence[int]) -> Int[np.ndarray, " regions"]:
-    """Which bin each area falls into: the first whose upper bound is above it, or one more than there are.
+    """Return the bin of each area: the first whose upper bound is above it, else the number of bounds.
 
     Args:
         areas: pixels.

@@ -8,23 +8,23 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8, UInt32
 
-MOST_CELLS = 2**24
-"""Of a table: 255 times as much still fits 32 bits. In three colours they take 200 MB."""
+MAX_CELLS = 2**24
+"""Maximum number of cells of a table: 255 times this fits 32 bits. Three channels take 200 MB."""
 
 
 class IntegralImage:
-    """The sums of an array over the cells of any grid, exact up to 16.8 megapixels.
+    """Sums of an array over the cells of any grid, exact up to 16.8 megapixels.
 
-    A table of the sums from the first corner to every other is made when first asked for; 4 bytes a number. That of a
-    larger array is made of the array halved once or more: the pixels of a block then count as alike.
+    The summed-area table (4 bytes per number) is made at the first use. A larger array is halved once or more first:
+    the pixels of a block then share their mean.
 
     Source:
-        F. C. Crow, Summed-area tables for texture mapping, SIGGRAPH 1984. Here cells may begin and end between pixels:
-        inside a pixel the sum grows linearly along rows and columns.
+        F. C. Crow, Summed-area tables for texture mapping, SIGGRAPH 1984. Here edges of cells may lie
+        between pixels: inside a pixel the sum grows linearly along rows and columns.
     """
 
     def __init__(self, array: UInt8[np.ndarray, "height width *channels"]) -> None:
-        """Note the array; nothing is computed yet.
+        """Keep the array; nothing is computed yet.
 
         Args:
             array: 0 to 255.
@@ -32,8 +32,8 @@ class IntegralImage:
         self._array = array
         self._hw = array.shape[:2]
         self.block = 1
-        """Side of the squares that the table tells apart, pixels."""
-        while _ceil(self._hw[0], self.block) * _ceil(self._hw[1], self.block) > MOST_CELLS:
+        """Side of the blocks of the table, pixels."""
+        while _ceil(self._hw[0], self.block) * _ceil(self._hw[1], self.block) > MAX_CELLS:
             self.block *= 2
 
     @cached_property
@@ -44,12 +44,12 @@ class IntegralImage:
             height, width = halved.shape[:2]
             even = cv2.copyMakeBorder(halved, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
             halved = cv2.resize(even, (_ceil(width, 2), _ceil(height, 2)), interpolation=cv2.INTER_AREA)
-        return cv2.integral(halved, sdepth=cv2.CV_32S).view(np.uint32)  # As signed numbers large sums wrap around.
+        return cv2.integral(halved, sdepth=cv2.CV_32S).view(np.uint32)  # Signed numbers would overflow.
 
     def over(
         self, ys: Float64[np.ndarray, " rows_and_one"], xs: Float64[np.ndarray, " columns_and_one"]
     ) -> Float64[np.ndarray, "rows columns *channels"]:
-        """The sum over every cell of a grid; nothing lies outside the array.
+        """Return the sum over every cell of a grid; outside the array all is 0.
 
         Args:
             ys: edges of the cells from top to bottom, pixels from the array's upper edge.
@@ -76,7 +76,7 @@ def _ceil(length: int, block: int) -> int:
 
 
 def _placed(edges: np.ndarray, limit: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """In which block each edge lies, and how far into it (0 to 1); edges outside move to the array's."""
+    """Return the block of each edge and how far into it the edge lies (0 to 1); edges outside move to the array's."""
     places = np.clip(edges, 0, limit) / block
     blocks = np.minimum(places.astype(np.int64), _ceil(limit, block) - 1)
     return blocks, places - blocks

@@ -11,19 +11,19 @@ from jaxtyping import Bool, Int64
 from maskwise.data.masks import Mask
 from maskwise.views.view import View, ViewSettings, slide
 
-WIDEST = 2.0
-"""A shared view is at most so many times as wide as the view that a mask in it would have alone."""
+MAX_WIDENING = 2.0
+"""Maximum width of a shared view, relative to the own view of each of its masks."""
 GROWTH = 1.25
-"""By this factor `WIDEST` is exceeded, as often as needed, where the number of views is limited."""
-CORNERS = (0.0, 0.5, 1.0)
-"""Where a mask may lie in a view that is tried for it, along each side: at its start, in the middle, at its end."""
+"""Factor by which the maximum width grows, as often as needed, if the number of views is limited."""
+PLACES = (0.0, 0.5, 1.0)
+"""Where a mask may lie in a candidate view, along each side: at its start, in the middle, at its end."""
 
 Boxes = Int64[np.ndarray, "_ 4"]
 
 
 @dataclass(frozen=True)
 class SharedView:
-    """A view and the masks that are looked at in it.
+    """A view and the masks that share it.
 
     Attributes:
         view: the view.
@@ -35,20 +35,19 @@ class SharedView:
 
 
 def own_views(masks: Sequence[Mask], settings: ViewSettings) -> list[SharedView]:
-    """A view for each mask."""
+    """Return a view of its own for each mask."""
     return [SharedView(settings.view(mask), (number,)) for number, mask in enumerate(masks)]
 
 
 def shared_views(masks: Sequence[Mask], settings: ViewSettings, most: int | None = None) -> list[SharedView]:
-    """Few views that together show every mask, each with the surroundings that its own view would have.
+    """Return few views that together show every mask with the surroundings of its own view.
 
-    Views are chosen one after the other, each time the one that shows most of the masks that are left, and then drawn
-    in to what these need.
+    Greedy: choose the view that shows most of the remaining masks, shrink it to what these need, and repeat.
 
     Args:
         masks: of one image.
-        settings: of the views that the masks would have alone.
-        most: the number of views is at most this; regions are then seen as small as need be.
+        settings: of the masks' own views.
+        most: maximum number of views; regions may then appear smaller (default: no maximum).
 
     Source:
         V. Chvatal, A greedy heuristic for the set-covering problem, Mathematics of Operations Research 4 (1979).
@@ -58,9 +57,9 @@ def shared_views(masks: Sequence[Mask], settings: ViewSettings, most: int | None
         return [SharedView(alone[0].view, tuple(range(len(alone))))] if alone else []
     image_hw = masks[0].image_hw
     own = np.array([shared.view.box_xyxy for shared in alone])
-    order = np.lexsort(own.T)  # Ties are then broken by place: the order of the masks does not matter.
+    order = np.lexsort(own.T)  # Ties are broken by place, so the order of the masks does not matter.
     own = own[order]
-    widest = WIDEST
+    widest = MAX_WIDENING
     while (groups := _covering(own, image_hw, widest, most)) is None:
         widest *= GROWTH
     return [
@@ -74,7 +73,7 @@ def shared_views(masks: Sequence[Mask], settings: ViewSettings, most: int | None
 def _covering(
     own: Boxes, image_hw: tuple[int, int], widest: float, most: int | None
 ) -> list[Int64[np.ndarray, " group"]] | None:
-    """Numbers of the boxes of each view; None where there are more views than `most`."""
+    """Return the numbers of the boxes in each view; None if there are more views than `most`."""
     windows = np.unique(_windows(own, image_hw, widest), axis=0)
     shown = _shown(windows, own, image_hw, widest)
     gains = shown.sum(axis=0)
@@ -91,12 +90,12 @@ def _covering(
 
 
 def _windows(own: Boxes, image_hw: tuple[int, int], widest: float) -> Boxes:
-    """Windows to choose from: each box alone, and the widest that it may be seen in, itself in several places of it."""
+    """Return candidate windows: each box alone, and the widest windows with the box in several places."""
     sides = own[:, 2] - own[:, 0]
     wide = np.minimum(np.round(widest * sides), np.maximum(max(image_hw), sides)).astype(np.int64)
     tried = [own]
-    for across in CORNERS:
-        for down in CORNERS:
+    for across in PLACES:
+        for down in PLACES:
             corner = [
                 _inside(own[:, axis] - np.round(part * (wide - sides)).astype(np.int64), wide, image_hw[1 - axis])
                 for axis, part in ((0, across), (1, down))
@@ -106,12 +105,12 @@ def _windows(own: Boxes, image_hw: tuple[int, int], widest: float) -> Boxes:
 
 
 def _inside(starts: Int64[np.ndarray, " n"], lengths: Int64[np.ndarray, " n"], limit: int) -> Int64[np.ndarray, " n"]:
-    """Windows moved into [0, limit) where they fit, else laid centrally around it: `views.slide` for many."""
+    """Move windows into [0, limit) if they fit, else centre them on it: `slide` for many."""
     return np.where(lengths >= limit, (limit - lengths) // 2, np.clip(starts, 0, np.maximum(limit - lengths, 0)))
 
 
 def _shown(windows: Boxes, own: Boxes, image_hw: tuple[int, int], widest: float) -> Bool[np.ndarray, "boxes windows"]:
-    """Whether each window holds all of each box that lies in the image, and is not too wide for it."""
+    """Return whether each window holds the part of each box inside the image, and is not too wide for it."""
     edges = np.array([*image_hw[::-1], *image_hw[::-1]])
     needed = np.clip(own, 0, edges)
     shown = (windows[:, 2] - windows[:, 0]) <= np.ceil(widest * (own[:, 2] - own[:, 0]))[:, None]
@@ -122,7 +121,7 @@ def _shown(windows: Boxes, own: Boxes, image_hw: tuple[int, int], widest: float)
 
 
 def _around(boxes: Boxes, image_hw: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The smallest square that holds boxes, moved into the image where it fits."""
+    """Return the smallest square around boxes, moved into the image if it fits."""
     (x0, y0), (x1, y1) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
     side = max(x1 - x0, y1 - y0)
     left, top = slide(x0, x1 - x0, side, image_hw[1]), slide(y0, y1 - y0, side, image_hw[0])

@@ -1,6 +1,6 @@
 """Views: which part of the image the network sees of a region, and at what size.
 
-The geometry stands here once; training and prediction both use it and so cannot disagree.
+Training and prediction both use this geometry, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from maskwise.errors import SettingsError
 from maskwise.views.integral_image import IntegralImage
 
 PADDING_RGB = (124, 116, 104)
-"""What lies outside the image: the mean colour of ImageNet, which normalises to about nothing."""
-LEAST_SCALE = 4
-"""Pixels that show so many of the image, along each side, are made of shared sums. Below, resizing is as fast."""
+"""Colour outside the image: the mean of ImageNet, which normalisation turns into about 0."""
+MIN_SCALE = 4
+"""From this many image pixels per pixel of the crop (along a side) on, an integral image is faster than resizing."""
 
 Part = tuple[slice, slice]
 """Rows and columns."""
@@ -30,12 +30,12 @@ ALL: Part = (slice(None), slice(None))
 
 @dataclass(frozen=True)
 class View:
-    """A rectangle of an image, seen at a size.
+    """A rectangle of an image, rendered at a size.
 
     Attributes:
         box_xyxy: left, top, right and bottom pixel edges; may lie outside the image.
-        size_hw: height and width of what is rendered, pixels.
-        flip: mirrored left to right.
+        size_hw: height and width of the rendered crop, pixels.
+        flip: whether it is mirrored left to right.
     """
 
     box_xyxy: tuple[int, int, int, int]
@@ -45,13 +45,13 @@ class View:
     def render(
         self, image: Pixels, mask: Mask, sums: IntegralImage | None = None
     ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
-        """What the network sees.
+        """Render what the network sees.
 
         Args:
             image: RGB, 0 to 255.
             mask: the region, of that image.
-            sums: of the image, for whoever renders several views of it: large views then take no longer than small
-                ones and are the same to one grey level (of images above 16.8 megapixels, to a few).
+            sums: integral image of the image, for several crops of it: large crops then take no longer than small ones,
+                and differ by one grey level at most (by a few for images above 16.8 megapixels).
 
         Returns:
             The pixels, and how much of each pixel the region covers (0 none, 255 all).
@@ -59,17 +59,17 @@ class View:
         return self.show(image, sums), self.cover(mask)
 
     def show(self, image: Pixels, sums: IntegralImage | None = None) -> UInt8[np.ndarray, "h w 3"]:
-        """The pixels of the view; arguments as in `render`."""
-        if sums is not None and self._scale >= LEAST_SCALE * sums.block:
+        """Render the pixels; arguments as in `render`."""
+        if sums is not None and self._scale >= MIN_SCALE * sums.block:
             pixels = self._means(sums, (0, 0), image.shape[:2], PADDING_RGB)
         else:
             pixels = self._resize(self._cut(image))
         return self._flipped(pixels)
 
     def cover(self, mask: Mask) -> UInt8[np.ndarray, "h w"]:
-        """How much of each pixel of the view a region covers (0 none, 255 all).
+        """Render how much of each pixel a region covers (0 none, 255 all).
 
-        Where the view shrinks the image, only what the region's box touches is computed.
+        If the view shrinks the image, only the part that the region's box touches is computed.
         """
         if self._scale <= 1:
             return self._flipped(self._resize(mask.crop(*self.box_xyxy).view(np.uint8) * 255))
@@ -79,7 +79,7 @@ class View:
         return self._flipped(coverage)
 
     def _touched(self, box_xywh: tuple[int, int, int, int]) -> Part:
-        """Rows and columns of the view that show a part of a box of the image."""
+        """Return the rows and columns of the view that show a box of the image."""
         x, y, w, h = box_xywh
         x0, y0, x1, y1 = self.box_xyxy
         height, width = self.size_hw
@@ -90,12 +90,12 @@ class View:
 
     @property
     def _scale(self) -> float:
-        """Image pixels along a side of a pixel of the view, the shorter one."""
+        """Image pixels along the shorter side of a pixel of the view."""
         x0, y0, x1, y1 = self.box_xyxy
         return min((y1 - y0) / self.size_hw[0], (x1 - x0) / self.size_hw[1])
 
     def _cut(self, image: Pixels) -> UInt8[np.ndarray, "cut_height cut_width 3"]:
-        """The part of the image, padded where it lies outside."""
+        """Cut the rectangle out of the image, padded outside it."""
         x0, y0, x1, y1 = self.box_xyxy
         height, width = image.shape[:2]
         inside = image[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
@@ -106,7 +106,7 @@ class View:
         height, width = self.size_hw
         if array.shape[:2] == self.size_hw:
             return array
-        # Averaging over areas is right when shrinking (nothing is skipped) and blocky when enlarging.
+        # Area averaging skips no pixel when shrinking, but is blocky when enlarging.
         shrinks = array.shape[0] * array.shape[1] > height * width
         return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
@@ -118,13 +118,13 @@ class View:
         padding: int | tuple[int, ...],
         part: Part = ALL,
     ) -> np.ndarray:
-        """The mean over every pixel of a part of the view of an array that lies somewhere in the image.
+        """Return the mean of an array over each pixel of a part of the view.
 
         Args:
-            sums: of the array.
-            corner_xy: where its first pixel lies in the image, pixels.
-            inner_hw: its height and width, pixels.
-            padding: the value outside it.
+            sums: integral image of the array.
+            corner_xy: place of the array's first pixel in the image, pixels.
+            inner_hw: height and width of the array, pixels.
+            padding: value outside the array.
             part: rows and columns of the view.
         """
         x0, y0, x1, y1 = self.box_xyxy
@@ -139,20 +139,20 @@ class View:
 
 
 def _cells(start: float, length: float, step: float, count: int) -> slice:
-    """Which of `count` cells, each `step` long, the interval [start, start + length) touches."""
+    """Return which of `count` cells, each `step` long, the interval [start, start + length) touches."""
     first, last = (min(max(edge / step, 0), count) for edge in (start, start + length))
     return slice(math.floor(first), math.ceil(last))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSettings:
-    """How the view of a region is chosen.
+    """How to choose the view of a region.
 
     Attributes:
         kind: `crop`, a square around the region; or `whole`, the whole image at its own size (the published form).
         size: side of the square that the network sees, pixels (crop only).
         context: side of the crop over the longer side of the region's box (crop only).
-        min_side: the crop is at least this many image pixels wide (crop only): tiny regions need surroundings most.
+        min_side: minimum side of the crop, image pixels (crop only): tiny regions need surroundings most.
     """
 
     kind: Literal["crop", "whole"] = "crop"
@@ -169,10 +169,10 @@ class ViewSettings:
             )
 
     def view(self, mask: Mask) -> View:
-        """The view of a region.
+        """Return the view of a region.
 
-        A crop is as wide as context asks but no wider than the image's longer side, and is moved inwards
-        where it would leave the image: surroundings are worth more than padding.
+        A crop is as wide as `context` says but no wider than the image's longer side. It moves inwards where it would
+        leave the image: surroundings are worth more than padding.
         """
         height, width = mask.image_hw
         if self.kind == "whole":
@@ -184,7 +184,7 @@ class ViewSettings:
 
 
 def slide(start: int, length: int, side: int, limit: int) -> int:
-    """Where a window of `side` begins so that [start, start + length) is central, kept inside [0, limit) if it fits.
+    """Return the start of a window of `side` with [start, start + length) in its middle, inside [0, limit) if it fits.
 
     >>> slide(50, 10, 20, 100), slide(0, 10, 20, 100), slide(92, 8, 20, 100), slide(0, 10, 20, 10)
     (45, 0, 80, -5)
