@@ -1,6 +1,6 @@
 """Whole pictures, compared with ones that a person looked at: `tests/light/pictures/`.
 
-After a wanted change of looks, run `python tests/light/test_pictures.py` with `tests` on PYTHONPATH, and look at them anew.
+After a wanted change of looks, run `python tests/light/test_pictures.py` with `src` on PYTHONPATH, and look at them.
 """
 
 from pathlib import Path
