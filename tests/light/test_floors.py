@@ -18,6 +18,7 @@ FLOORS = [
     "extras",
     "concurrency",
     "progress",
+    "shared_files",
     "data",
     "views",
     "model",

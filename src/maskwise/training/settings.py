@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, get_origin
 
 from maskwise.errors import SettingsError
+from maskwise.shared_files import find_shared
 from maskwise.views.view import ViewSettings
 
 if TYPE_CHECKING:
@@ -324,13 +325,13 @@ def read_recipe(path: str | os.PathLike[str]) -> TrainSettings:
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a TOML file as plain values.
+    """Read a TOML file as plain values; see `find_shared` for where it is looked for.
 
     Raises:
         SettingsError: the file is missing or is not TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(find_shared(Path(path)).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path}: the recipe cannot be read ({error})") from error
 
