@@ -46,6 +46,8 @@ ARITHMETIC = {
 }  # fmt: skip
 WITHOUT_MEANING = (ast.JoinedStr, ast.Assert, ast.Import, ast.ImportFrom)
 TYPES = ("Literal", "Annotated", "UInt8", "Bool", "Int64", "Int32", "Float64", "Float32")
+GUARDS = ("strict", "pad_edge", "box", "log_to_driver", "flush", "kind", "ensure_ascii")
+"""Arguments without an effect on results: guards, and the looks of tables."""
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "ceil": "floor", "floor": "ceil", "argmax": "argmin"}
 
 
@@ -59,6 +61,9 @@ class Mutant:
     end: int
     before: str
     after: str
+
+
+FIELDS = ("path", "line", "start", "end", "before", "after")
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,8 @@ def _meaningful(tree: ast.AST) -> Iterator[ast.expr]:
                 continue  # A setting: another value is another setting, not a fault.
             if isinstance(child, ast.AnnAssign) and ast.unparse(child.target).isupper():
                 continue
+            if isinstance(child, ast.keyword) and child.arg in GUARDS:
+                continue
             if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
                 continue
             if isinstance(child, ast.Subscript) and ast.unparse(child.value) in (
@@ -144,7 +151,7 @@ def _changes(node: ast.expr) -> Iterator[ast.expr]:
                 else ast.Attribute(node.func.value, NAMES[name])
             )
             yield ast.Call(func, node.args, node.keywords)
-        elif node.keywords and not node.args:
+        elif node.keywords and not node.args and node.keywords[-1].arg not in GUARDS:
             yield ast.Call(node.func, node.args, node.keywords[:-1])
 
 
@@ -184,6 +191,23 @@ def tests_by_line(folder: Path) -> dict[tuple[str, int], list[str]]:
             lines[path, int(line)] |= {node for node in map(_node_of, contexts) if node}
     weight = Counter(test for tests in lines.values() for test in tests)
     return {key: sorted(tests, key=lambda test: (weight[test], test)) for key, tests in lines.items()}
+
+
+def tests_of(mutant: Mutant, tests: dict[tuple[str, int], list[str]]) -> list[str]:
+    """Return the tests of a line; of one that runs at import (a default value), those of its function or its module."""
+    if tests.get((mutant.path, mutant.line)):
+        return tests[mutant.path, mutant.line]
+    tree = ast.parse((ROOT / mutant.path).read_text())
+    around = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.lineno <= mutant.line <= (node.end_lineno or 0)
+    ]
+    first, last = (around[-1].lineno, around[-1].end_lineno or 0) if around else (0, 10**9)
+    near = {
+        test for (path, line), names in tests.items() if path == mutant.path and first <= line <= last for test in names
+    }
+    return sorted(near)
 
 
 def _node_of(context: str) -> str | None:
@@ -240,13 +264,22 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="results, without suffix")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="judge the survivors of the results again, by new tests")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     package = ROOT / "src" / "maskwise"
     modules = [
         path for path in sorted(package.rglob("*.py")) if not path.relative_to(package).as_posix().startswith(LEFT_OUT)
     ]
+    kept: list[Outcome] = []
     drawn = random.Random(args.seed).sample([mutant for path in modules for mutant in mutants_of(path)], args.count)
+    if args.again:
+        record = json.loads(args.output.with_suffix(".json").read_text())
+        before = [
+            Outcome(Mutant(**{key: one[key] for key in FIELDS}), one["state"], one["tests"], 0.0) for one in record
+        ]
+        kept = [outcome for outcome in before if outcome.state != "survived"]
+        drawn = [outcome.mutant for outcome in before if outcome.state == "survived"]
     notes_path = args.output.with_name(args.output.name + "-notes.json")
     notes = json.loads(notes_path.read_text()) if notes_path.is_file() else {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
@@ -259,13 +292,13 @@ def main() -> None:
 
         def run(mutant: Mutant) -> Outcome:
             folder = folders.get()
-            outcome = judge(mutant, folder, tests.get((mutant.path, mutant.line), []))
+            outcome = judge(mutant, folder, tests_of(mutant, tests))
             folders.put(folder)
             print(f"{outcome.state:9} {mutant.path}:{mutant.line} {mutant.before} -> {mutant.after}", flush=True)
             return outcome
 
         with ThreadPoolExecutor(args.workers) as threads:
-            outcomes = list(threads.map(run, drawn))
+            outcomes = kept + list(threads.map(run, drawn))
     record = [{**asdict(outcome.mutant), "state": outcome.state, "tests": outcome.tests} for outcome in outcomes]
     args.output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     args.output.with_suffix(".md").write_text(page(outcomes, notes))

@@ -23,9 +23,9 @@ PADDING_RGB = (124, 116, 104)
 MIN_SCALE = 4
 """From this many image pixels per pixel of the crop (along a side) on, an integral image is faster than resizing."""
 
-Part = tuple[slice, slice]
+Window = tuple[slice, slice]
 """Rows and columns."""
-ALL: Part = (slice(None), slice(None))
+ALL: Window = (slice(None), slice(None))
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class View:
         coverage[part] = self._means(sums, mask.box_xywh[:2], mask.bits.shape, 0, part)
         return self._flipped(coverage)
 
-    def _touched(self, box_xywh: tuple[int, int, int, int]) -> Part:
+    def _touched(self, box_xywh: tuple[int, int, int, int]) -> Window:
         """Return the rows and columns of the view that show a box of the image."""
         x, y, w, h = box_xywh
         x0, y0, x1, y1 = self.box_xyxy
@@ -116,7 +116,7 @@ class View:
         corner_xy: tuple[int, int],
         inner_hw: tuple[int, int],
         padding: int | tuple[int, ...],
-        part: Part = ALL,
+        part: Window = ALL,
     ) -> np.ndarray:
         """Return the mean of an array over each pixel of a part of the view.
 
