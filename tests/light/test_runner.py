@@ -32,7 +32,7 @@ def batches(count):
 
 @pytest.fixture(autouse=True)
 def always_worth_it(monkeypatch):
-    monkeypatch.setattr(runner, "WORTH", 0)
+    monkeypatch.setattr(runner, "MIN_BATCHES", 0)
 
 
 @pytest.mark.parametrize("output", ["logits", "embeddings"])
@@ -61,7 +61,7 @@ def test_batches_run_apart_where_there_are_as_many_as_threads(model, monkeypatch
 
 
 def test_the_model_is_opened_again_only_for_many_batches(model, monkeypatch):
-    monkeypatch.setattr(runner, "WORTH", 7)
+    monkeypatch.setattr(runner, "MIN_BATCHES", 7)
     running = Runner(model, threads=2)
     for opened in (False, False, True):
         run(running, 3)

@@ -99,7 +99,7 @@ class _Folder:
         """Return the file of a name.
 
         Raises:
-            AnnotationError: none or several; the message goes on after "image id 1 is a.jpg, ".
+            AnnotationError: none or several; the message continues "image id 1 is a.jpg, ".
         """
         for form in _forms(file_name):
             parts = os.path.normpath(form.lstrip("/")).split("/")

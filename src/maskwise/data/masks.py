@@ -176,7 +176,7 @@ class Mask:
             raise MaskError(EMPTY)
         height = image_hw[0]
         (left, tops), (right, bottoms) = np.divmod(first, height), np.divmod(last, height)
-        # A run that goes on in the next column touches the last row of one and the first of the other.
+        # A run that continues in the next column touches the last row of one and the first of the other.
         whole = bool((left != right).any())
         top, bottom = (0, height) if whole else (int(tops.min()), int(bottoms.max()) + 1)
         x0, x1 = int(left[0]), int(right[-1]) + 1

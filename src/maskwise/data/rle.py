@@ -10,11 +10,11 @@ from jaxtyping import Int64
 from maskwise.errors import MaskError
 
 MAX_RUN_CHARACTERS = 7
-"""Characters of a compressed run: 35 bits, where pycocotools has 32."""
+"""Maximum number of characters of a compressed run: 35 bits, where pycocotools has 32."""
 
 
 def are_run_lengths(values: list[Any] | tuple[Any, ...]) -> bool:
-    """Whether all are whole numbers from 0.
+    """Return whether all values are whole numbers from 0.
 
     >>> are_run_lengths([3, 0]), are_run_lengths([]), are_run_lengths([3.0]), are_run_lengths([-1])
     (True, True, False, False)
@@ -27,7 +27,7 @@ def are_run_lengths(values: list[Any] | tuple[Any, ...]) -> bool:
 
 
 def decode_runs(counts: str | bytes) -> Int64[np.ndarray, " runs"]:
-    """The run lengths that COCO's compressed form holds.
+    """Decode the run lengths of COCO's compressed form.
 
     Each run is groups of five bits, the low ones first, as characters from '0' on, 32 meaning that more follow; 16 in
     the last group is the sign. From the fourth run on it is the difference from the last but one.

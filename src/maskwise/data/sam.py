@@ -1,4 +1,4 @@
-"""Read what SAM writes as a COCO file of one image."""
+"""Read SAM's output as a COCO file of one image."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from maskwise.errors import AnnotationError
 
 
 class _Form(msgspec.Struct):
-    """What tells SAM's files from COCO's."""
+    """The keys by which SAM's files differ from COCO's."""
 
     image: Raw | UnsetType = UNSET
     images: Raw | UnsetType = UNSET
 
 
 def read_segments(path: Path, file_name: str) -> CocoFile:
-    """Index a COCO file of segments, or what SAM writes as one of a single image; errors as in `read_coco`.
+    """Index a COCO file of segments, or SAM's output as a COCO file of one image; errors as in `read_coco`.
 
     Args:
         path: the JSON file.

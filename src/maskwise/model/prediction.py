@@ -1,4 +1,4 @@
-"""What the model returns: arrays for many regions, a `Prediction` for one."""
+"""Results of the model: arrays for many regions, a `Prediction` for one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one region is.
+    """The classes of one region.
 
     Attributes:
         names: classes, the most probable first; at least one.
@@ -82,7 +82,7 @@ class TopClasses:
 
 @dataclass(frozen=True, eq=False)
 class ImageOutputs:
-    """What the model says of the regions of one image, a row per region.
+    """Logits and embeddings of the regions of one image, a row per region.
 
     Attributes:
         categories: the model's classes, in the order of the logits.

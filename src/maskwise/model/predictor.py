@@ -149,7 +149,7 @@ class Predictor:
         """Name regions of many images; batches cross images, so that few masks per image still use all cores.
 
         Args:
-            images: pairs of image and masks, as `predict` takes them; read as the work goes on.
+            images: pairs of image and masks, as `predict` takes them; read one after the other.
             top: as in `predict`.
             embeddings: as in `predict`.
 
@@ -224,7 +224,7 @@ class Predictor:
         """Yield what the network makes of the regions of each image, in order; batches cross images.
 
         Args:
-            images: pairs of image and masks, as `predict` takes them; read as the work goes on.
+            images: pairs of image and masks, as `predict` takes them; read one after the other.
             logits: whether to compute them.
             embeddings: whether to keep them.
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import onnxruntime
 
 GraphInputs = dict[str, np.ndarray]
-"""What a graph takes; see `model_file.graph_inputs`."""
+"""Arrays by the names of the graph's inputs; see `model_file.graph_inputs`."""
 Device = Literal["cpu", "cuda"]
-WORTH = 50
+MIN_BATCHES = 50
 """After this many batches, opening a second, single-threaded session pays off."""
 
 Batch = TypeVar("Batch")
@@ -83,7 +83,7 @@ class Runner:
         """Return the session for the next batch: single-threaded where every core has a batch, if that pays off."""
         with self._lock:
             self._batches_run += 1
-            if workers < self._workers or workers == 1 or self._batches_run < WORTH:
+            if workers < self._workers or workers == 1 or self._batches_run < MIN_BATCHES:
                 return self._session
             if self._single is None:
                 same_file = _file_state(self._model) == self._state
@@ -92,7 +92,7 @@ class Runner:
 
 
 def _file_state(path: Path) -> tuple[int, int, int] | None:
-    """Return what tells a file from one that has replaced it; None if there is no file."""
+    """Return inode, time and size, which change when a file is replaced; None if there is no file."""
     if not path.is_file():
         return None
     stat = path.stat()

@@ -22,12 +22,12 @@ def embed_regions(
     what: str = "embed",
     unreadable: list[ImageError] | None = None,
 ) -> Float32[np.ndarray, "regions features"]:
-    """What a model makes of regions on disk, in their order; every image is read once.
+    """Embed labelled regions, in their order; every image is read once.
 
     Args:
         predictor: the model.
         regions: at least one.
-        what: how the progress bar calls it.
+        what: name of the work in the progress bar.
         unreadable: gets the errors of images that cannot be used; the rows of their regions are then not numbers.
 
     Raises:
