@@ -142,7 +142,9 @@ dist: .venv-dist/installed
 		cd "$$tmp"; examples=venv/share/maskwise/examples; \
 		venv/bin/maskwise predict $$examples/coffee.jpg --mask $$examples/coffee-cup.png --mask $$examples/coffee-spoon.png \
 			--overlay named.png; \
-		test -s named.png
+		test -s named.png; \
+		venv/bin/python -c "from pathlib import Path; from maskwise.shared_files import find_shared as f; \
+			assert f(Path('recipes/resnet50.toml')).is_file() and f(Path('examples/coffee.jpg')).is_file()"
 	@ls dist
 
 clean:

@@ -34,7 +34,7 @@ class Command:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("model.onnx")
     """Model file to write."""
     per_class: int | None = None
-    """Use at most this many regions per class, spread over as many images as possible (default: all)."""
+    """Use at most this many regions per class, from different images first (default: all)."""
     head: Literal["auto", "linear", "mean"] = "auto"
     """Logistic regression, nearest class mean, or whichever of both and their sum does best."""
     name: str = ""
