@@ -1,4 +1,4 @@
-"""Means of runs, at several sizes of view: how well each names the held-out regions, and how sure it is of nothing.
+"""Compare averages of runs at several crop sizes: held-out accuracy, and confidence on blank crops.
 
 A candidate is a run folder, or several joined by `+`; one that is named twice counts twice. The networks answer in
 bfloat16 on the processor, not as the model files that are made of them.
@@ -34,11 +34,11 @@ from maskwise.training.loop import load_network
 from maskwise.training.settings import DataSettings, TrainSettings
 
 EMPTY = 64
-"""As many of the held-out regions are shown without content; each once black, once white, once noise."""
+"""Number of held-out regions that are shown blank: each once black, once white, once noise."""
 
 
 def mean_network(candidate: str) -> tuple[nn.Module, TrainSettings]:
-    """The network of a candidate, and the settings of its first run.
+    """Return the network of a candidate, and the settings of its first run.
 
     Raises:
         SettingsError: runs that cannot be averaged.
@@ -48,10 +48,10 @@ def mean_network(candidate: str) -> tuple[nn.Module, TrainSettings]:
     return load_network(mean), mean.settings
 
 
-def surest_of_nothing(
+def confidence_on_blank(
     network: nn.Module, temperature: float, seen: UnaugmentedRegions, accelerator: Accelerator
 ) -> dict[str, float]:
-    """The probability of the likeliest name where there is nothing to see: the mean, and the highest."""
+    """Return the top probability on blank crops: mean and maximum."""
     rng = np.random.default_rng(0)
     views, masks = [], []
     for number in np.unique(np.linspace(0, len(seen) - 1, EMPTY).round().astype(int)).tolist():
@@ -66,7 +66,7 @@ def surest_of_nothing(
 
 
 def figures(logits: Tensor, targets: Tensor) -> dict[str, float]:
-    """How well regions are named, and how unlikely their names are; over regions, and the mean over classes."""
+    """Return micro and macro accuracy, and the log loss over regions and over classes."""
     predicted, losses = logits.argmax(dim=1).numpy(), F.cross_entropy(logits, targets, reduction="none")
     by_class = [losses[targets == index].mean().item() for index in targets.unique()]
     return {
@@ -79,7 +79,7 @@ def figures(logits: Tensor, targets: Tensor) -> dict[str, float]:
 
 
 def line_of(candidate: str, size: int, data: DataSettings, accelerator: Accelerator) -> dict[str, Any]:
-    """The figures of one candidate at one size; those of regions that set the temperature apart.
+    """Return the figures of one candidate at one size, with those of the calibration regions apart.
 
     Raises:
         SettingsError: runs that cannot be averaged, or that learned from other data than those given.
@@ -99,13 +99,13 @@ def line_of(candidate: str, size: int, data: DataSettings, accelerator: Accelera
         "size": size,
         "all": figures(logits, answers.targets),
         "calibrating": figures(logits[calibrating], answers.targets[calibrating]),
-        **surest_of_nothing(network, temperature, seen, accelerator),
+        **confidence_on_blank(network, temperature, seen, accelerator),
     }
 
 
-def page(found: dict[str, Any]) -> str:
-    """The table to read."""
-    lines = found["lines"]
+def page(results: dict[str, Any]) -> str:
+    """Return the results as Markdown."""
+    lines = results["lines"]
     rows = [
         (line["candidate"], line["size"], *_figures(line["all"]), *_figures(line["calibrating"]),
          f"{percent(line['nothing_mean'])}, {percent(line['nothing_most'])}")
@@ -119,31 +119,31 @@ def page(found: dict[str, Any]) -> str:
         " embed). Losses: -log p of the true name, calibrated, the mean over regions and over classes. Surest of"
         " nothing: the probability of the likeliest name where a view is black, white or noise, the mean and the"
         " highest; runs may have learned from such views (`augment.blank`).\n\n"
-        + table((*header, "surest of nothing"), rows)
-        + f"\n\n{described(found)}\n"
+        + table((*header, "confidence on blank"), rows)
+        + f"\n\n{described(results)}\n"
     )
 
 
-def _figures(found: dict[str, float]) -> tuple[str, str, str]:
-    return percent(found["micro"]), percent(found["macro"]), f"{found['loss']:.3f}, {found['loss_classes']:.3f}"
+def _figures(results: dict[str, float]) -> tuple[str, str, str]:
+    return percent(results["micro"]), percent(results["macro"]), f"{results['loss']:.3f}, {results['loss_classes']:.3f}"
 
 
 def main() -> None:
-    """Measure every candidate at every size, and write the table."""
+    """Measure every candidate at every size and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("candidates", nargs="+", help="run folders, those of one candidate joined by +")
     parser.add_argument("--sizes", type=int, nargs="+", default=[168], help="sides of the views, pixels")
     parser.add_argument("-o", "--output", type=Path, required=True, help="without suffix: .json and .md are written")
     args = parser.parse_args()
-    found = {**surroundings("torch", "timm"), "lines": []}
+    results = {**surroundings("torch", "timm"), "lines": []}
     data = mean_network(args.candidates[0])[1].data
     accelerator = make_accelerator("cpu", bf16=True)
     for candidate in args.candidates:
         for size in args.sizes:
-            found["lines"].append(line_of(candidate, size, data, accelerator))
-            print(found["lines"][-1], flush=True)
-    write_json(args.output.with_suffix(".json"), found)
-    write_text(args.output.with_suffix(".md"), page(found))
+            results["lines"].append(line_of(candidate, size, data, accelerator))
+            print(results["lines"][-1], flush=True)
+    write_json(args.output.with_suffix(".json"), results)
+    write_text(args.output.with_suffix(".md"), page(results))
 
 
 if __name__ == "__main__":

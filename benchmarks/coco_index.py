@@ -1,4 +1,4 @@
-"""What opening a COCO file of COCO train2017's size takes, and reading a mask of it: Maskwise beside pycocotools.
+"""Measure opening a COCO file of train2017's size and reading one mask: Maskwise beside pycocotools.
 
 A real file is tiled to as many images and annotations. Every contender opens it in a fresh process of its own, in turn;
 figures are medians of the rounds. Run from the repository's root:
@@ -33,7 +33,7 @@ CONTENDERS = {
 
 
 def tile(source: Path, target: Path, images: int, annotations: int) -> None:
-    """Write a COCO file of many images by repeating one of few, under new ids and file names.
+    """Write a COCO file of many images: repeat a small one under new ids and file names.
 
     Args:
         source: a COCO file.
@@ -75,7 +75,7 @@ def _compact(value: Any) -> str:
 
 
 def open_with_pycocotools(path: Path) -> tuple[int, Callable[[int], Any]]:
-    """Number of annotations, and what gives the mask of one."""
+    """Return the number of annotations, and a function that reads the mask of one."""
     from pycocotools.coco import COCO
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -84,7 +84,7 @@ def open_with_pycocotools(path: Path) -> tuple[int, Callable[[int], Any]]:
 
 
 def open_with_maskwise(path: Path, cache: str | None) -> tuple[int, Callable[[int], Any]]:
-    """Number of annotations, and what gives the mask of one."""
+    """Return the number of annotations, and a function that reads the mask of one."""
     from maskwise.data.coco_file import read_coco
 
     coco = read_coco(path, labelled=True, cache=cache)
@@ -92,7 +92,7 @@ def open_with_maskwise(path: Path, cache: str | None) -> tuple[int, Callable[[in
 
 
 def measure(contender: str, path: Path, cache: str) -> dict[str, float]:
-    """Seconds and peak memory of opening the file, and microseconds of a mask, in this process."""
+    """Return seconds and peak memory of opening the file, and microseconds per mask, in this process."""
     wall, processor = time.perf_counter(), time.process_time()
     if contender == "pycocotools":
         count, mask_of = open_with_pycocotools(path)
@@ -115,21 +115,21 @@ def measure(contender: str, path: Path, cache: str) -> dict[str, float]:
 
 
 def measured(contender: str, path: Path, cache: str) -> dict[str, float]:
-    """A measurement in a fresh process."""
+    """Measure in a fresh process."""
     return in_own_process(__file__, path, "--contender", contender, "--cache", cache)
 
 
 def compare(source: Path, images: int, annotations: int, rounds: int) -> dict[str, Any]:
-    """All contenders in turn, several times over; medians."""
+    """Return the medians of several rounds over all contenders."""
     with tempfile.TemporaryDirectory() as folder:
         path, cache = Path(folder) / "tiled.json", str(Path(folder) / "cache")
         tile(source, path, images, annotations)
         size = path.stat().st_size
         measured("maskwise, kept index", path, cache)  # Keeps it.
         kept = sum(file.stat().st_size for file in Path(cache).iterdir())
-        found = [{name: measured(name, path, cache) for name in CONTENDERS} for _ in range(rounds)]
+        results = [{name: measured(name, path, cache) for name in CONTENDERS} for _ in range(rounds)]
     medians = {
-        name: {key: float(f"{statistics.median(r[name][key] for r in found):.4g}") for key in found[0][name]}
+        name: {key: float(f"{statistics.median(r[name][key] for r in results):.4g}") for key in results[0][name]}
         for name in CONTENDERS
     }
     return {
@@ -143,14 +143,14 @@ def compare(source: Path, images: int, annotations: int, rounds: int) -> dict[st
     }
 
 
-def page(found: dict[str, Any]) -> str:
-    """The figures as a table."""
+def page(results: dict[str, Any]) -> str:
+    """Return the results as Markdown."""
     from maskwise.reports.formatting import table
 
-    base = found["contenders"]["pycocotools"]
+    base = results["contenders"]["pycocotools"]
     rows = []
     for name, call in CONTENDERS.items():
-        figures = found["contenders"][name]
+        figures = results["contenders"][name]
         shares = [figures[key] / base[key] for key in ("processor_seconds", "peak_megabytes")]
         rows.append(
             (
@@ -165,12 +165,12 @@ def page(found: dict[str, Any]) -> str:
     header = ("to open", "processor", "wall", "peak memory", "of pycocotools' time / memory", "then a mask")
     return "\n".join(
         [
-            f"# Opening a COCO file of {found['annotations']:,} annotations in {found['images']:,} images",
+            f"# Opening a COCO file of {results['annotations']:,} annotations in {results['images']:,} images",
             "",
-            f"{found['file_megabytes']:.0f} MB of JSON; each in a process of its own, in turn, median of"
-            f" {found['rounds']} ({found['machine']}, {found['load']:g} processes at work on average). Peak memory is"
-            " resident, imports and the mapped file included; a mask is processor time, of annotations at random. The"
-            f" index that is kept is {found['kept_index_megabytes']:.0f} MB; opening it includes hashing the file.",
+            f"{results['file_megabytes']:.0f} MB of JSON; each in a process of its own, in turn, median of"
+            f" {results['rounds']} ({results['machine']}, {results['load']:g} processes at work on average). Peak"
+            " memory is resident, imports and the mapped file included; a mask is processor time of random ones. The"
+            f" index that is kept is {results['kept_index_megabytes']:.0f} MB; opening it includes hashing the file.",
             "",
             table(header, rows),
             "",
@@ -179,7 +179,7 @@ def page(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure everything and write it."""
+    """Measure everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, help="COCO file to tile")
     parser.add_argument("-o", "--output", type=Path, help="folder to write; made if missing")
@@ -195,9 +195,9 @@ def main() -> None:
     from maskwise.data.atomic_files import make_folder, write_json, write_text
 
     folder = make_folder(args.output)
-    found = compare(args.source, args.images, args.annotations, args.rounds)
-    write_json(folder / "coco-index.json", found)
-    write_text(folder / "coco-index.md", page(found))
+    results = compare(args.source, args.images, args.annotations, args.rounds)
+    write_json(folder / "coco-index.json", results)
+    write_text(folder / "coco-index.md", page(results))
     print((folder / "coco-index.md").read_text(encoding="utf-8"))
 
 

@@ -3,7 +3,7 @@
 Beside it, the same number of regions in a linear layer on an ImageNet ResNet-50's features averaged under the mask
 (a view of twice the region's box, as in the data's own baseline), and models that were trained on all regions.
 Embeddings and figures are kept in a folder, so that a stopped run goes on. Nothing is chosen by the val parts.
-With `--only fit`, after the embedded model has changed, all else stays as the output has it.
+With `--only fit`, after the built-in model has changed, the rest is kept from the output.
 
 Run from the repository's root:
 python benchmarks/fit.py -o benchmarks/results/fit --fine-tuned camvid=runs/camvid --fine-tuned clothing=runs/clothing
@@ -41,13 +41,13 @@ from maskwise.training.settings import NetworkSettings, RunSettings, TrainSettin
 from maskwise.views.view import ViewSettings
 
 SETS = {"clothing": ("null",), "camvid": ()}
-"""Data sets, and their classes that are left out."""
+"""Data sets, and the classes that are ignored in each."""
 MIN_AREA = 300
 PER_CLASS = (1, 2, 5, 10, 20, 50, None)
 """None: all regions."""
 DRAWS = 3
 FEW = 20
-"""Of more examples a class one draw is made: fitting takes long."""
+"""Above this number of examples per class only one draw is made: fitting takes long."""
 RESNET50 = NetworkSettings(trunk="resnet50", trunk_options={}, sites=(), pool="mask", stride_in_1x1=True)
 METHODS = {"fit": "maskwise fit", "probe": "linear layer on ResNet-50 (ImageNet)"}
 COLOURS = {"fit": BLUE, "probe": "#8a8a8a", "fine-tuned": "#c23b22"}
@@ -55,7 +55,7 @@ COLOURS = {"fit": BLUE, "probe": "#8a8a8a", "fine-tuned": "#c23b22"}
 
 @dataclass(frozen=True)
 class Embedded:
-    """Regions of one part of a data set, as a model sees them."""
+    """Embeddings of the regions of one part of a data set."""
 
     regions: RegionSet
     embeddings: np.ndarray
@@ -63,12 +63,12 @@ class Embedded:
 
     @property
     def images(self) -> np.ndarray:
-        """Number of each region's image."""
+        """Return the image index of each region."""
         return np.unique([str(region.image_path) for region in self.regions.regions], return_inverse=True)[1]
 
 
 def read(name: str, part: str) -> RegionSet:
-    """The labelled regions of one part of a data set, large enough and of a class that counts."""
+    """Return the labelled regions of one part of a data set, without small ones and ignored classes."""
     folder = Path(expand_variables("${MASKWISE_DATA}")) / name
     regions = regions_from_label_maps(
         folder / part / "labels", folder / part / "images", folder / "classes.txt", min_area=MIN_AREA
@@ -77,7 +77,7 @@ def read(name: str, part: str) -> RegionSet:
 
 
 def resnet50(path: Path) -> Path:
-    """A model file of ResNet-50 as pretrained, averaged under the mask; its last layer means nothing."""
+    """Return a model file of the pretrained ResNet-50 with mask pooling and a random head."""
     settings = TrainSettings(
         network=RESNET50, view=ViewSettings(context=2.0), run=RunSettings(name="resnet50-imagenet")
     )
@@ -92,7 +92,7 @@ def resnet50(path: Path) -> Path:
 
 
 def model_of(method: str, cache: Path) -> Path:
-    """The model file whose embeddings a method fits its layer to."""
+    """Return the model file whose embeddings a method uses."""
     if method == "fit":
         return built_in_model()
     probe = cache / "resnet50.onnx"
@@ -100,12 +100,12 @@ def model_of(method: str, cache: Path) -> Path:
 
 
 def digest(model: Path) -> str:
-    """Short text that is another for another model."""
+    """Return a short text that differs between models."""
     return hashlib.sha256(model.read_bytes()).hexdigest()[:8]
 
 
 def embedded(name: str, part: str, method: str, model: Path, cache: Path) -> Embedded:
-    """A part's embeddings, kept in a file between runs."""
+    """Return a part's embeddings, cached in a file between runs."""
     regions = read(name, part)
     path = cache / f"{name}-{part}-{method}-{digest(model)}.npz"
     if not path.is_file():
@@ -118,7 +118,7 @@ def embedded(name: str, part: str, method: str, model: Path, cache: Path) -> Emb
 
 
 def measure(train: Embedded, val: Embedded, method: str, per_class: int | None, seed: int) -> dict[str, Any]:
-    """Fit a head to a draw of the training regions; its figures on val, classes without an example left out."""
+    """Fit a head to a draw of the training regions; return its figures on val, without classes that have no example."""
     numbers = {region.region_id: number for number, region in enumerate(train.regions.regions)}
     drawn = train.regions if per_class is None else sample_per_class(train.regions, per_class, seed=seed)
     chosen = np.array([numbers[region.region_id] for region in drawn.regions])
@@ -135,13 +135,13 @@ def measure(train: Embedded, val: Embedded, method: str, per_class: int | None, 
     logits = head.logits(val.embeddings[asked]) / trial.temperature
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = (probabilities / probabilities.sum(axis=1, keepdims=True)).astype(np.float32)
-    told = probabilities.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1)
     return {
         "regions": len(chosen),
         "classes": len(names),
         "head": trial.name,
-        "micro": micro_accuracy(told, right),
-        "macro": macro_accuracy(told, right),
+        "micro": micro_accuracy(predicted, right),
+        "macro": macro_accuracy(predicted, right),
         "ece": calibration_error(probabilities, right),
         "fit_s": round(seconds, 2),
         "total_s": round(seconds + len(chosen) / train.regions_per_s, 1),
@@ -149,7 +149,7 @@ def measure(train: Embedded, val: Embedded, method: str, per_class: int | None, 
 
 
 def curve(name: str, method: str, model: Path, cache: Path) -> list[dict[str, Any]]:
-    """Figures of one method against examples per class, every draw's and their mean."""
+    """Return the figures of one method by examples per class: every draw and the mean."""
     train, val = (embedded(name, part, method, model, cache) for part in ("train", "val"))
     points = []
     for per_class in PER_CLASS:
@@ -166,14 +166,14 @@ def curve(name: str, method: str, model: Path, cache: Path) -> list[dict[str, An
 
 
 def fine_tuned(name: str, folder: Path) -> dict[str, Any]:
-    """Figures of a trained run on the same regions."""
+    """Return the figures of a trained run on the same regions."""
     report = evaluate(Predictor(folder / "model.onnx", mode="exact"), read(name, "val")).report.to_dict()
     run = read_json(folder / "run.json")
     return {**{key: report[key] for key in ("micro", "macro", "ece")}, "total_s": run["seconds"]}
 
 
 def page(content: dict[str, Any]) -> str:
-    """The tables to read."""
+    """Return the results as Markdown."""
     parts = [
         "# Own classes from a few regions",
         f"`maskwise fit` against examples per class, on regions of at least {MIN_AREA} pixels of images that it never"
@@ -181,9 +181,9 @@ def page(content: dict[str, Any]) -> str:
         " embedding and fitting, on the machine that ran it.",
         "![Accuracy against examples per class](fit.png)",
     ]
-    for name, found in content["sets"].items():
+    for name, results in content["sets"].items():
         rows = []
-        for fitted, probe in zip(found["fit"], found["probe"], strict=True):
+        for fitted, probe in zip(results["fit"], results["probe"], strict=True):
             rows.append(
                 (
                     "all" if fitted["per_class"] is None else fitted["per_class"],
@@ -196,8 +196,8 @@ def page(content: dict[str, Any]) -> str:
                     f"{fitted['total_s']:.0f}",
                 )
             )
-        if "fine-tuned" in found:
-            tuned = found["fine-tuned"]
+        if "fine-tuned" in results:
+            tuned = results["fine-tuned"]
             rows.append(
                 (
                     "all, trained",
@@ -221,20 +221,21 @@ def page(content: dict[str, Any]) -> str:
             "seconds",
         )
         parts += [
-            f"## {name}: {found['fit'][-1]['draws'][0]['classes']} classes, {found['fit'][0]['val_regions']} regions",
+            f"## {name}: {results['fit'][-1]['draws'][0]['classes']} classes,"
+            f" {results['fit'][0]['val_regions']} regions",
             table(header, rows),
         ]
     return "\n\n".join(parts) + "\n"
 
 
 def figure(content: dict[str, Any]) -> Figure:
-    """A panel for each data set: accuracy over regions and over classes against examples per class."""
+    """Return a figure with a panel per data set: micro and macro accuracy against examples per class."""
     picture = Figure(figsize=(10, 4), dpi=110, layout="constrained")
-    for axes, (name, found) in zip(picture.subplots(1, len(content["sets"])), content["sets"].items(), strict=True):
+    for axes, (name, results) in zip(picture.subplots(1, len(content["sets"])), content["sets"].items(), strict=True):
         places = np.arange(len(PER_CLASS))
         for method, label in METHODS.items():
             for measure_name, style in (("micro", "-"), ("macro", ":")):
-                values = [point[measure_name] for point in found[method]]
+                values = [point[measure_name] for point in results[method]]
                 axes.plot(
                     places,
                     values,
@@ -244,8 +245,10 @@ def figure(content: dict[str, Any]) -> Figure:
                     color=COLOURS[method],
                     label=f"{label}, {'over regions' if measure_name == 'micro' else 'over classes'}",
                 )
-        if "fine-tuned" in found:
-            axes.axhline(found["fine-tuned"]["micro"], color=COLOURS["fine-tuned"], linewidth=1, label="trained on all")
+        if "fine-tuned" in results:
+            axes.axhline(
+                results["fine-tuned"]["micro"], color=COLOURS["fine-tuned"], linewidth=1, label="trained on all"
+            )
         axes.set_xticks(places, ["all" if n is None else str(n) for n in PER_CLASS])
         axes.set_xlabel("examples a class")
         axes.set_ylim(0, 1)
@@ -258,10 +261,10 @@ def figure(content: dict[str, Any]) -> Figure:
 
 
 def main() -> None:
-    """Measure both data sets and write the table, the picture and the figures."""
+    """Measure both data sets and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("runs/fit-embeddings"))
-    parser.add_argument("--only", choices=METHODS, help="measure this method anew; take all else from the output")
+    parser.add_argument("--only", choices=METHODS, help="measure only this method; take the rest from the output")
     parser.add_argument("--fine-tuned", action="append", default=[], metavar="SET=RUN")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()

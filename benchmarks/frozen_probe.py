@@ -1,4 +1,4 @@
-"""Which view and which features of a frozen trunk tell regions apart: heads fitted to them, judged by cross-validation.
+"""Compare crops and features of a frozen trunk: fit a head to each and cross-validate it.
 
 Regions are those of the recipe's first source, at most `PER_CLASS` of a class. Heads are what `maskwise fit` fits; each
 names regions of images that it has not seen. Features are kept under runs/frozen-probe and used again.
@@ -32,12 +32,12 @@ from maskwise.training.settings import TrainSettings, expand_variables, read_rec
 PER_CLASS = 250
 CACHE = Path("runs/frozen-probe")
 EARLIER = 4
-"""Of trunks of tokens, how many of the last blocks are looked at."""
+"""Number of last blocks to look at, for trunks of tokens."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """A view of the regions, and how much of it the trunk sees.
+    """A way to crop regions, and the size at which the trunk sees the crops.
 
     Attributes:
         context: side of the view over that of the region's box.
@@ -51,20 +51,20 @@ class Look:
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Name in the table."""
         chosen = f", {self.tokens} tokens nearest the region" if self.tokens else ""
         return f"{self.context:g} x box at {self.size}{chosen}"
 
 
 LOOKS = (Look(1.5, 224), Look(3.0, 224), Look(1.2, 154), Look(1.5, 154), Look(3.0, 154))
 TOKEN_LOOKS = (Look(1.5, 308, 256),)
-"""Of trunks of tokens alone."""
+"""Only for trunks of tokens."""
 PAIRS = ((Look(1.2, 154), Look(3.0, 154)), (Look(1.5, 224), Look(3.0, 154)))
-"""Two views side by side."""
+"""Pairs of crops whose features are concatenated."""
 
 
 def features(look: Look, regions: RegionSet, settings: TrainSettings) -> dict[str, np.ndarray]:
-    """What the frozen trunk says of regions, by the name of the feature; each regions x channels."""
+    """Return the frozen trunk's features of regions by feature name; each regions x channels."""
     path = CACHE / f"{settings.run.name}-{look.context:g}-{look.size}-{look.tokens}.npz"
     if path.is_file():
         with np.load(path) as kept:
@@ -80,11 +80,11 @@ def features(look: Look, regions: RegionSet, settings: TrainSettings) -> dict[st
         for batch in read_batches(samples, 1, batch_size=64):
             for name, rows in of_batch(network, batch, look.tokens).items():
                 parts.setdefault(name, []).append(rows.float().clone())
-    found = {name: torch.cat(rows).numpy() for name, rows in parts.items()}
+    results = {name: torch.cat(rows).numpy() for name, rows in parts.items()}
     make_folder(CACHE)
     with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **found)
-    return found
+        np.savez(file, **results)
+    return results
 
 
 def _of_maps(network: nn.Module, batch: RegionBatch, _tokens: int) -> dict[str, Tensor]:
@@ -122,25 +122,25 @@ def _of_tokens(network: nn.Module, batch: RegionBatch, tokens: int) -> dict[str,
 
 
 def _nearest(grid: Tensor) -> Tensor:
-    """Higher for tokens nearer the region; inside a region that is too large for all, a scatter of them."""
+    """Return a score per token, higher near the region; inside a large region, random."""
     near = sum(F.avg_pool2d(grid, 2 * reach + 1, 1, reach) / (reach + 1) for reach in (0, 1, 3, 6))
     scatter = torch.rand(grid.shape[2:], generator=torch.Generator().manual_seed(0))
     return (4 * near + 0.5 * scatter).flatten(1)
 
 
 def rows_of(settings: TrainSettings) -> list[dict[str, object]]:
-    """The table's rows of one trunk."""
+    """Return the table's rows of one trunk."""
     source = settings.data.sources[0]
     regions = read_source(source, Path(expand_variables(settings.data.data_root)), images_required=False)
     regions = sample_per_class(regions, PER_CLASS)
     tokens = settings.network.trunk.startswith("vit")
-    found = {look: features(look, regions, settings) for look in (*LOOKS, *(TOKEN_LOOKS if tokens else ()))}
-    tried = [(look.name, name, (found[look][name],)) for look in found for name in ("region", "view")]
+    results = {look: features(look, regions, settings) for look in (*LOOKS, *(TOKEN_LOOKS if tokens else ()))}
+    tried = [(look.name, name, (results[look][name],)) for look in results for name in ("region", "view")]
     first = LOOKS[0]
-    beside = [name for name in found[first] if name != "region"]
-    tried += [(first.name, f"region, {name}", (found[first]["region"], found[first][name])) for name in beside]
+    beside = [name for name in results[first] if name != "region"]
+    tried += [(first.name, f"region, {name}", (results[first]["region"], results[first][name])) for name in beside]
     for pair in PAIRS:
-        both = tuple(found[look]["region"] for look in pair)
+        both = tuple(results[look]["region"] for look in pair)
         tried.append((" and ".join(look.name for look in pair), "region of each", both))
     targets = regions.regions.numbered({c.name: i for i, c in enumerate(_present(regions))})
     images = np.unique(regions.regions.images[regions.regions.image], return_inverse=True)[1]
@@ -164,7 +164,7 @@ def _present(regions: RegionSet) -> list[object]:
 
 
 def page(rows: list[dict[str, object]]) -> str:
-    """The table to read."""
+    """Return the results as Markdown."""
     header = ("trunk", "view", "features", "head", "micro", "macro", "log likelihood")
     lines = [
         (row["trunk"], row["view"], row["features"], row["head"], percent(row["micro"]), percent(row["macro"]),
@@ -181,7 +181,7 @@ def page(rows: list[dict[str, object]]) -> str:
 
 
 def main() -> None:
-    """Measure every view, feature and head, and write the table."""
+    """Measure every crop, feature and head and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", type=Path, nargs="+")
     parser.add_argument("-o", "--output", type=Path, required=True, help="without suffix; gets .json and .md")

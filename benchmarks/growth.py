@@ -1,4 +1,4 @@
-"""How time and memory of `maskwise label` grow with images, and with the masks of an image.
+"""Measure how time and memory of `maskwise label` grow with images and with masks per image.
 
 Each run is a process of its own. By default the model is a tiny one with random weights, the one that the tests make:
 what is left is what `label` itself costs, and a thousand images take no hour. Run from the repository's root:
@@ -26,7 +26,7 @@ from maskwise.tasks.labelling import label_coco
 IMAGES = (10, 30, 100, 300, 1000, 3000, 10000)
 USUAL_MOST = 1000
 MASKS_OF_MANY = 7
-"""As many as COCO's images have."""
+"""Masks per image, as in COCO."""
 MASKS = (1, 3, 10, 30, 100, 300)
 IMAGES_OF_MASKS = 10
 SERIES = ("images", "masks")
@@ -34,7 +34,7 @@ FIGURES = ("seconds", "processor_seconds", "peak_megabytes")
 
 
 def measure(segments: Path, model: Path) -> dict[str, float]:
-    """What labelling a file takes, alone in this process."""
+    """Return time and memory of labelling a file, alone in this process."""
     wall, processor = time.perf_counter(), time.process_time()
     predictor = Predictor(model, threads=available_cores())
     label_coco(segments, segments.parent, segments.with_name("named.json"), predictor)
@@ -47,14 +47,14 @@ def measure(segments: Path, model: Path) -> dict[str, float]:
 
 
 def measured(folder: Path, model: Path, images: int, masks: int) -> dict[str, float]:
-    """A measurement in a fresh process, after the files are made."""
+    """Make the files, then measure in a fresh process."""
     segments = write_scenes(folder / f"{images}-{masks}", images=images, masks=masks)
     figures = in_own_process(__file__, "--measure", segments, model)
     return {"images": images, "masks": masks, **{key: float(f"{value:.4g}") for key, value in figures.items()}}
 
 
 def tiny_model(folder: Path) -> Path:
-    """The model file that the tests make."""
+    """Return the model file that the tests make."""
     sys.path.append(str(Path(__file__).parents[1] / "tests"))
     import tiny_model as tests
 
@@ -62,24 +62,24 @@ def tiny_model(folder: Path) -> Path:
 
 
 def growth(model: Path | None, most: int) -> dict[str, Any]:
-    """All measurements.
+    """Return all measurements.
 
     Args:
         model: a model file; a tiny one is made where left out.
         most: images at most.
     """
-    found: dict[str, Any] = {**surroundings("onnxruntime", "numpy"), "model": model.name if model else "tiny"}
+    results: dict[str, Any] = {**surroundings("onnxruntime", "numpy"), "model": model.name if model else "tiny"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = model or tiny_model(folder)
         numbers = [images for images in IMAGES if images <= most]
-        found["images"] = [measured(folder, model, images, MASKS_OF_MANY) for images in numbers]
-        found["masks"] = [measured(folder, model, IMAGES_OF_MASKS, masks) for masks in MASKS]
-    return {**found, **{f"by_{axis}": {key: line(found[axis], axis, key) for key in FIGURES} for axis in SERIES}}
+        results["images"] = [measured(folder, model, images, MASKS_OF_MANY) for images in numbers]
+        results["masks"] = [measured(folder, model, IMAGES_OF_MASKS, masks) for masks in MASKS]
+    return {**results, **{f"by_{axis}": {key: line(results[axis], axis, key) for key in FIGURES} for axis in SERIES}}
 
 
 def line(points: list[dict[str, float]], axis: str, key: str) -> dict[str, float]:
-    """The straight line nearest to a figure, and how far from straight the figure is.
+    """Return the least-squares line through a figure, and its largest deviation.
 
     Returns:
         Its slope, its value at nothing, and the share of the variance that it explains (0 to 1).
@@ -94,7 +94,7 @@ def line(points: list[dict[str, float]], axis: str, key: str) -> dict[str, float
 
 
 def main() -> None:
-    """Measure everything and write it."""
+    """Measure everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, help="folder to write; made if missing")
     parser.add_argument("--model", type=Path, help="model file; a tiny one where left out")
@@ -107,11 +107,11 @@ def main() -> None:
         write(growth(args.model, args.most), args.output)
 
 
-def write(found: dict[str, Any], output: Path) -> None:
-    """Write figures, table and picture, and print the table."""
-    from growth_page import figure, page  # Not above: drawing would count as memory of what is measured.
+def write(results: dict[str, Any], output: Path) -> None:
+    """Write the results as JSON, Markdown and a figure; print the Markdown."""
+    from growth_page import figure, page  # Imported here: Matplotlib's memory would count as that of what is measured.
 
-    write_results(output, "growth", found, page(found), figure(found))
+    write_results(output, "growth", results, page(results), figure(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `growth.py` found, as a page and a picture."""
+"""Show the results of `growth.py` as a page and a figure."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ DRAWN = {"processor_seconds": "processor time, s", "peak_megabytes": "peak memor
 HEADER = ("images", "masks of each", "time", "processor time", "peak memory", "COCO file")
 
 
-def page(found: dict[str, Any]) -> str:
-    """The figures as tables."""
+def page(results: dict[str, Any]) -> str:
+    """Return the results as Markdown."""
     return "\n\n".join(
         [
             "# How the cost of `maskwise label` grows",
-            _introduction(found),
+            _introduction(results),
             "![Time and memory against images and masks](growth.png)",
-            *(_series(found, axis) for axis in AXES),
+            *(_series(results, axis) for axis in AXES),
             "",
         ]
     ).removesuffix("\n")
 
 
-def _introduction(found: dict[str, Any]) -> str:
+def _introduction(results: dict[str, Any]) -> str:
     tiny = "a tiny network with random weights, so that what is seen is what `label` itself costs"
-    model = tiny if found["model"] == "tiny" else found["model"]
+    model = tiny if results["model"] == "tiny" else results["model"]
     return (
         "Photographs of 640 x 480 pixels with run-length encoded masks, each line's named in a process of its own; the"
         f" model is {model}. Memory is resident, imports, the model and the mapped COCO file included."
-        f" {described(found)}"
+        f" {described(results)}"
     )
 
 
-def _series(found: dict[str, Any], axis: str) -> str:
+def _series(results: dict[str, Any], axis: str) -> str:
     rows = [
         (
             f"{point['images']:,}",
@@ -50,34 +50,34 @@ def _series(found: dict[str, Any], axis: str) -> str:
             f"{point['peak_megabytes']:.0f} MB",
             f"{point['file_megabytes']:.2f} MB",
         )
-        for point in found[axis]
+        for point in results[axis]
     ]
-    lines = found[f"by_{axis}"]
+    lines = results[f"by_{axis}"]
     text = (
         f"The straight lines: {lines['processor_seconds']['slope'] * 1000:.3g} ms of processor time (R²"
         f" {lines['processor_seconds']['r2']:.4f}) and {lines['peak_megabytes']['slope'] * 1000:.3g} kB of memory for"
         f" each further {FURTHER[axis]}."
     )
-    return f"## By {AXES[axis].format(**found[axis][0])}\n\n{table(HEADER, rows)}\n\n{text}"
+    return f"## By {AXES[axis].format(**results[axis][0])}\n\n{table(HEADER, rows)}\n\n{text}"
 
 
-def figure(found: dict[str, Any]) -> Figure:
-    """Processor time and memory against images and against masks, with the straight lines nearest to them."""
+def figure(results: dict[str, Any]) -> Figure:
+    """Return a figure of processor time and memory against images and masks, with least-squares lines."""
     drawing = Figure(figsize=(10, 7), dpi=120, layout="constrained")
     for row, (key, text) in zip(drawing.subplots(len(DRAWN), len(AXES)), DRAWN.items(), strict=True):
         for axes, axis in zip(row, AXES, strict=True):
-            _draw(axes, found, axis, key)
+            _draw(axes, results, axis, key)
             axes.set(
-                xlabel=AXES[axis].format(**found[axis][0]),
+                xlabel=AXES[axis].format(**results[axis][0]),
                 ylabel=text,
-                ylim=(0, 1.1 * max(point[key] for point in found[axis])),
+                ylim=(0, 1.1 * max(point[key] for point in results[axis])),
             )
     return drawing
 
 
-def _draw(axes: Axes, found: dict[str, Any], axis: str, key: str) -> None:
-    x, y = (np.array([point[name] for point in found[axis]]) for name in (axis, key))
-    straight = found[f"by_{axis}"][key]
+def _draw(axes: Axes, results: dict[str, Any], axis: str, key: str) -> None:
+    x, y = (np.array([point[name] for point in results[axis]]) for name in (axis, key))
+    straight = results[f"by_{axis}"][key]
     ends = np.array([0, x.max()])
     axes.plot(ends, straight["start"] + straight["slope"] * ends, color="#777777", linewidth=1)
     axes.plot(x, y, "o", color="#1f5fa8")

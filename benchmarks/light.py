@@ -1,4 +1,4 @@
-"""What the light floor costs: install seconds and size, regions per second on one core and two, peak memory.
+"""Measure the light floor: install time and size, regions per second on one core and two, peak memory.
 
 Run from the repository's root: python benchmarks/light.py -o benchmarks/results/light.json
 """
@@ -21,7 +21,7 @@ REGIONS = 20
 
 
 def install() -> dict[str, float]:
-    """Seconds and megabytes of a fresh virtual environment with Maskwise in it (packages from pip's cache, if any)."""
+    """Return seconds and megabytes of installing Maskwise into a fresh environment (with pip's cache, if any)."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
@@ -32,7 +32,7 @@ def install() -> dict[str, float]:
 
 
 def speed() -> dict[str, float]:
-    """Regions per second of `Predictor.predict` on a 600 x 400 photograph, median of several; peak memory."""
+    """Return the median regions per second of `Predictor.predict` on a 600 x 400 photograph, and peak memory."""
     from maskwise import Mask, Predictor, load_image
 
     image = load_image("examples/coffee.jpg")
@@ -49,7 +49,7 @@ def speed() -> dict[str, float]:
 
 
 def start_to_answer() -> float:
-    """Seconds of a whole `maskwise predict` of one mask, median of several."""
+    """Return the median seconds of a whole `maskwise predict` with one mask."""
     command = [
         str(Path(sys.executable).with_name("maskwise")),
         "predict",
@@ -66,7 +66,7 @@ def start_to_answer() -> float:
 
 
 def main() -> None:
-    """Measure everything and write it."""
+    """Measure everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required="--speed" not in sys.argv)
     parser.add_argument("--speed", action="store_true", help="measure speed alone, on the cores that are given")

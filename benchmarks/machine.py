@@ -1,4 +1,4 @@
-"""Where a measurement was made, and cores and memory of its own for it."""
+"""Describe the machine of a measurement; run parts with cores and memory of their own."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def commit() -> str:
-    """The commit that is checked out."""
+    """Return the commit that is checked out."""
     return subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def surroundings(*packages: str) -> dict[str, Any]:
-    """What a record of a measurement says first: machine, load of the last minute, commit, versions.
+    """Return the first entries of a record: machine, load of the last minute, commit, versions.
 
     Args:
         packages: whose versions matter.
@@ -41,13 +41,13 @@ def surroundings(*packages: str) -> dict[str, Any]:
 
 
 def described(record: dict[str, Any]) -> str:
-    """The surroundings in a record, as a line."""
+    """Return the surroundings of a record as one line."""
     versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
     return f"{record['machine']}, load {record['load']:g} at the beginning; {versions}; commit {record['commit'][:10]}."
 
 
 def peak_megabytes() -> int:
-    """The most memory that this process has held, imports included.
+    """Return the peak memory of this process, imports included.
 
     Of the program alone: `getrusage` counts what its parent held when it was started as well.
     """
@@ -57,7 +57,7 @@ def peak_megabytes() -> int:
 
 
 def in_own_process(script: str, *args: object, cores: int | None = None) -> Any:
-    """What a script prints as JSON, run in a process whose cores and memory are its own.
+    """Run a script in a process with cores and memory of its own; return the JSON that it prints.
 
     Args:
         script: the file.
@@ -65,20 +65,22 @@ def in_own_process(script: str, *args: object, cores: int | None = None) -> Any:
         cores: how many it may use; all that this process may where left out.
     """
     command, mine = [sys.executable, script, *map(str, args)], os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(mine)[:cores])  # The child inherits it, before it imports what counts cores.
+    os.sched_setaffinity(
+        0, sorted(mine)[:cores]
+    )  # Inherited by the child before it imports libraries that count cores.
     try:
         return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     finally:
         os.sched_setaffinity(0, mine)
 
 
-def write_results(output: Path, name: str, found: dict[str, Any], page: str, figure: Figure) -> None:
-    """Write figures, table and picture of a benchmark under its name, and print the table."""
+def write_results(output: Path, name: str, results: dict[str, Any], page: str, figure: Figure) -> None:
+    """Write a benchmark's results as JSON, Markdown and a figure; print the Markdown."""
     from maskwise.data.atomic_files import make_folder, write_json, write_text
     from maskwise.reports.figures import save_figure
 
     folder = make_folder(output)
-    write_json(folder / f"{name}.json", found)
+    write_json(folder / f"{name}.json", results)
     write_text(folder / f"{name}.md", page)
     save_figure(figure, folder / f"{name}.png")
     print(page)

@@ -101,9 +101,7 @@ def _meaningful(tree: ast.AST) -> Iterator[ast.expr]:
         if field in ("annotation", "returns", "decorator_list", "type_comment", "exc", "cause"):
             continue
         for child in value if isinstance(value, list) else [value]:
-            if not isinstance(child, ast.AST) or isinstance(
-                child, (ast.JoinedStr, ast.Assert, ast.Import, ast.ImportFrom)
-            ):
+            if not isinstance(child, ast.AST) or isinstance(child, WITHOUT_MEANING):
                 continue
             if isinstance(child, ast.Assign) and ast.unparse(child.targets[0]).lstrip("_").isupper():
                 continue  # A setting: another value is another setting, not a fault.
@@ -113,12 +111,7 @@ def _meaningful(tree: ast.AST) -> Iterator[ast.expr]:
                 continue
             if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
                 continue
-            if isinstance(child, ast.Subscript) and ast.unparse(child.value) in (
-                "Literal",
-                "Annotated",
-                "UInt8",
-                "Bool",
-            ):
+            if isinstance(child, ast.Subscript) and ast.unparse(child.value) in TYPES:
                 continue
             if isinstance(child, ast.expr):
                 yield child

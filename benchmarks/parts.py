@@ -1,4 +1,4 @@
-"""What naming the masks of one image costs besides the network, in processor time."""
+"""Measure the processor time of naming masks besides the network."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ ROUNDS = 9
 
 
 class NoNetwork:
-    """Stands where a predictor has its network, and answers nothing at once."""
+    """Stand-in for a predictor's network that returns zeros at once."""
 
     def __init__(self, session: Any) -> None:
-        """Take the place of a session of ONNX Runtime."""
+        """Replace a session of ONNX Runtime."""
         self.get_outputs = session.get_outputs
         self._classes = session.get_outputs()[0].shape[1]
 
     def run(self, _names: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Logits of the masks that are given."""
+        """Return zeros as logits."""
         return [np.zeros((len(given["masks"]), self._classes), dtype=np.float32)]
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """Processor time of some work on all threads, median of several."""
-    found = []
+    """Return the median processor time of a function over all threads."""
+    times = []
     for _ in range(ROUNDS):
         started = time.process_time()
         work()
-        found.append(time.process_time() - started)
-    return round(statistics.median(found) * 1000, 2)
+        times.append(time.process_time() - started)
+    return round(statistics.median(times) * 1000, 2)
 
 
 def parts(segments: Path) -> dict[str, float]:
-    """Milliseconds of each part, for an image and its masks in files.
+    """Return the milliseconds of each part, for an image and its masks in files.
 
     `Predictor` is measured whole, with views, threads, softmax and names, but for the network.
     """
     coco = read_coco(segments, labelled=False)
     photograph = segments.with_name(coco.file_name(0))
     image, masks = read_scene(segments)
-    found = {
+    results = {
         "JPEG": milliseconds(lambda: load_image(photograph)),
         "COCO file": milliseconds(lambda: read_coco(segments, labelled=False)),
         "run lengths": milliseconds(lambda: [coco.mask(row, image.shape[:2]) for row in range(len(masks))]),
@@ -57,5 +57,5 @@ def parts(segments: Path) -> dict[str, float]:
     for mode in MODES:
         opened = Predictor(mode=mode, threads=1)
         opened._runner._session = NoNetwork(opened._runner._session)
-        found[f"`Predictor`, {mode}"] = milliseconds(lambda opened=opened: opened.predict(image, masks))
-    return found
+        results[f"`Predictor`, {mode}"] = milliseconds(lambda opened=opened: opened.predict(image, masks))
+    return results

@@ -1,4 +1,4 @@
-"""One line per trial of the model to embed: what, why, accuracy, cost; failures included.
+"""Write one line per trial of the built-in model: what, why, accuracy, cost; failures included.
 
 Trials are compared on the held-out images of COCO train2017 alone. `--val` measures coco/val2017 too, for models that
 are kept: nothing is chosen by it. Lines stay; a run measured again replaces its own.
@@ -27,19 +27,19 @@ KEPT = ("regions", "micro", "micro_ci95", "macro", "macro_ci95", "ece", "by_size
 
 
 def measured(predictor: Predictor, regions: RegionSet) -> dict[str, Any]:
-    """The figures of a report that a line shows."""
+    """Return the figures of a report that a line shows."""
     report = evaluate(predictor, regions).report.to_dict()
     return {key: report[key] for key in KEPT}
 
 
 def held_out(settings: TrainSettings) -> RegionSet:
-    """The held-out regions of the first source."""
+    """Return the held-out regions of the first source."""
     split = read_data(replace(settings.data, sources=settings.data.sources[:1]))
     return RegionSet(split.categories, split.holdout)
 
 
 def trial(folder: Path, *, val: bool) -> dict[str, Any]:
-    """A run's line."""
+    """Return a run's line."""
     run = read_json(folder / "run.json")
     settings = settings_from_dict(run["settings"], str(folder))
     predictor = Predictor(folder / "model.onnx", mode="exact")
@@ -63,7 +63,7 @@ def trial(folder: Path, *, val: bool) -> dict[str, Any]:
 
 
 def page(lines: list[dict[str, Any]]) -> str:
-    """The table to read."""
+    """Return the results as Markdown."""
     rows = []
     for line in lines:
         val = line.get("val")
@@ -75,7 +75,7 @@ def page(lines: list[dict[str, Any]]) -> str:
                 *(percent(line["held_out"][key]) for key in ("micro", "macro")),
                 f"{percent(val['micro'])} ({interval(val['micro_ci95'])})" if val else "",
                 f"{percent(val['macro'])} ({interval(val['macro_ci95'])})" if val else "",
-                " / ".join(percent(found["micro"]) for found in val["by_size"]["coco"].values()) if val else "",
+                " / ".join(percent(results["micro"]) for results in val["by_size"]["coco"].values()) if val else "",
                 percent(val["ece"]) if val else "",
                 f"{line['megabytes']} ({line['storage']})",
                 line["samples"],
@@ -85,7 +85,7 @@ def page(lines: list[dict[str, Any]]) -> str:
     header = ("run", "what and why", "held out", "held-out micro", "held-out macro", "val micro", "val macro")
     header += ("val small / medium / large", "val calibration error", "MB", "samples", "training, s")
     return (
-        "# Trials of the model to embed\n\n"
+        "# Trials of the built-in model\n\n"
         "Held-out: regions of images of COCO train2017 that the run did not learn from; what is kept is chosen by them"
         " alone, among runs with as many. Val: coco/val2017, with 95 % intervals, measured for what is kept. Seconds"
         " are of the loop on two shared cores, a teacher's embeddings not counted.\n\n" + table(header, rows) + "\n"
@@ -93,7 +93,7 @@ def page(lines: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure runs and write the table."""
+    """Measure the runs and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="run folders")
     parser.add_argument("--val", action="store_true", help="measure coco/val2017 too")

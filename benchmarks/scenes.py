@@ -1,4 +1,4 @@
-"""Photographs with made masks, of any size and number, the same at every run, from nothing outside the repository."""
+"""Make photographs with synthetic masks of any size and number, the same in every run."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ SIDES = ((34, 94), (8, 31), (8, 31), (100, 280), (8, 31), (34, 94))
 """Square roots of the areas of masks, in turn, pixels of a 640 x 480 image: half of them small by COCO's bounds, a
 third medium, the rest large."""
 SETS = 10
-"""Images in turn have so many different sets of masks."""
+"""Number of different sets of masks; images take them in turn."""
 OUTLINE = 64
 WAVES = np.arange(1, 6)
 
 
 def photograph(image_hw: tuple[int, int]) -> Pixels:
-    """The example photograph, mirrored at its edges as often as it takes, so that it is as detailed at any size."""
+    """Return the example photograph at any size, tiled by mirroring so that it stays detailed."""
     image = load_image(PHOTOGRAPH)
     more = [(0, max(wanted - given, 0)) for wanted, given in zip(image_hw, image.shape, strict=False)]
     return np.pad(image, [*more, (0, 0)], mode="symmetric")[: image_hw[0], : image_hw[1]]
 
 
 def blob(number: int, image_hw: tuple[int, int] = IMAGE_HW) -> Mask:
-    """A wavy mask somewhere in an image.
+    """Return a wavy mask somewhere in an image.
 
     Args:
         number: which one; each has its own size, outline and place.
@@ -54,7 +54,7 @@ def blob(number: int, image_hw: tuple[int, int] = IMAGE_HW) -> Mask:
 
 
 def annotation(mask: Mask) -> dict[str, Any]:
-    """A mask as a segmentation tool writes it: run lengths, box and area, no category."""
+    """Return a mask as segmentation tools write it: run lengths, box and area, no category."""
     rle = rle_codec.encode(np.asfortranarray(mask.to_array().view(np.uint8)))
     counts = rle["counts"].decode()
     return {"segmentation": {**rle, "counts": counts}, "bbox": list(mask.box_xywh), "area": mask.area}
@@ -98,7 +98,7 @@ def write_scenes(folder: Path, *, images: int = 1, masks: int, image_hw: tuple[i
 
 
 def read_scene(segments: Path) -> tuple[Pixels, list[Mask]]:
-    """The first image of a written file, and the masks of all annotations, which must be of that image."""
+    """Return the first image of a written file and the masks of all annotations, which must be of that image."""
     coco = read_coco(segments, labelled=False)
     image = load_image(segments.with_name(coco.file_name(0)))
     return image, [coco.mask(row, image.shape[:2]) for row in range(len(coco.index.start))]

@@ -1,4 +1,4 @@
-"""How fast the masks of one image are named, by the ways of `ways.py`; what starting takes, and a large image.
+"""Measure how fast the ways of `ways.py` name the masks of one image; also start-up and a large image.
 
 The ways take turns within one process, so that what disturbs one disturbs all; figures are medians of the rounds,
 ratios medians of each round's. Torch is needed. Run from the repository's root:
@@ -37,26 +37,26 @@ COMMANDS = {
 
 
 def write_all(folder: Path) -> None:
-    """Write an image for each number of masks that is measured, under that number, and the large one."""
+    """Write an image per number of masks, named by that number, and the large one."""
     for count in ROUNDS:
         write_scenes(folder / str(count), masks=count)
     write_scenes(folder / "large", masks=LARGE_MASKS, image_hw=LARGE_HW)
 
 
 def timed(work: Work) -> float:
-    """Seconds that it takes."""
+    """Return the seconds that a function takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def segments_of(folder: Path, count: int, way: Way) -> Path:
-    """The masks on which a way is measured in place of so many."""
+    """Return the masks on which a way is measured: fewer for slow ways."""
     return folder / str(way.measured_on(count)) / "segments.json"
 
 
 def in_turn(opened: dict[str, Ready], folder: Path, count: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds that each way takes for an image of so many masks, in every round; every other round goes backwards."""
+    """Return the seconds of each way for an image, per round; every other round goes backwards."""
     works = {name: ready(segments_of(folder, count, WAYS[name])) for name, ready in opened.items()}
     longer = {name: count / WAYS[name].measured_on(count) for name in works}
     seconds: dict[str, list[float]] = {name: [] for name in works}
@@ -67,19 +67,19 @@ def in_turn(opened: dict[str, Ready], folder: Path, count: int, rounds: int) -> 
 
 
 def compare(folder: Path, device: str, *, quick: bool) -> dict[str, Any]:
-    """All ways on the cores of this process, or a GPU.
+    """Measure all ways on the cores of this process, or a GPU.
 
     Returns:
         By number of masks, seconds of each way in every round.
     """
     opened = {name: way.open(device, available_cores()) for name, way in usable(device).items()}
-    for count in list(ROUNDS)[:2]:  # The first run is slower: memory is asked for, and kernels are chosen.
+    for count in list(ROUNDS)[:2]:  # Warm up: memory is allocated and kernels are chosen.
         in_turn(opened, folder, count, 1)
     return {str(count): in_turn(opened, folder, count, 1 if quick else rounds) for count, rounds in ROUNDS.items()}
 
 
 def memory(folder: Path, name: str) -> dict[str, int]:
-    """The peak memory of a way alone in this process, in megabytes, up to each number of masks."""
+    """Return the peak memory of one way in this process, in megabytes, up to each number of masks."""
     ready, peaks = WAYS[name].open("cpu", available_cores()), {}
     for count in ROUNDS:
         ready(segments_of(folder, count, WAYS[name]))()
@@ -88,7 +88,7 @@ def memory(folder: Path, name: str) -> dict[str, int]:
 
 
 def large(folder: Path, mode: str) -> dict[str, float]:
-    """Seconds and peak memory of naming a hundred masks of a large image from files, alone in this process."""
+    """Return seconds and peak memory of naming 100 masks of a large image from files, alone in this process."""
     segments = folder / "large" / "segments.json"
     seconds = timed(open_files(mode, "cpu", available_cores())(segments))
     peak = peak_megabytes()
@@ -96,13 +96,13 @@ def large(folder: Path, mode: str) -> dict[str, float]:
 
 
 def besides(folder: Path) -> dict[str, dict[str, float]]:
-    """What is done besides the network, by image."""
+    """Return the times of everything besides the network, by image."""
     images = {"20 masks": "20", "100 masks": "100", f"{LARGE_MASKS} masks of 4000 x 3000": "large"}
     return {name: parts(folder / image / "segments.json") for name, image in images.items()}
 
 
 def commands(rounds: int) -> dict[str, list[float]]:
-    """Seconds from start to end of each command, in turn."""
+    """Return the seconds of each whole command, run in turn."""
     programs = {name: str(Path(sys.executable).with_name(name)) for name in ("maskwise", "python")}
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(rounds):
@@ -113,7 +113,7 @@ def commands(rounds: int) -> dict[str, list[float]]:
 
 
 def places() -> dict[str, tuple[int | None, str]]:
-    """Where the ways are compared: cores and device."""
+    """Return where the ways are compared: cores and device."""
     import torch
 
     gpu = {torch.cuda.get_device_name(): (None, "cuda")} if torch.cuda.is_available() else {}
@@ -123,25 +123,25 @@ def places() -> dict[str, tuple[int | None, str]]:
 
 
 def measure(*, quick: bool) -> dict[str, Any]:
-    """Everything, each part in a process of its own."""
-    found: dict[str, Any] = surroundings("torch", "torchvision", "timm", "onnxruntime", "numpy")
+    """Measure everything, each part in a process of its own."""
+    results: dict[str, Any] = surroundings("torch", "torchvision", "timm", "onnxruntime", "numpy")
     with tempfile.TemporaryDirectory() as name:
         write_all(Path(name))
         more = ["--quick"] if quick else []
-        found["rounds"] = {str(count): 1 if quick else rounds for count, rounds in ROUNDS.items()}
-        found["compared"] = {
+        results["rounds"] = {str(count): 1 if quick else rounds for count, rounds in ROUNDS.items()}
+        results["compared"] = {
             place: in_own_process(__file__, "--compare", name, device, *more, cores=count)
             for place, (count, device) in places().items()
         }
-        found["peak_megabytes"] = {way: in_own_process(__file__, "--memory", name, way, cores=2) for way in WAYS}
-        found["large"] = {mode: in_own_process(__file__, "--large", name, mode, cores=2) for mode in MODES}
-        found["besides"] = in_own_process(__file__, "--besides", name)
-    found["commands"] = commands(1 if quick else COMMAND_ROUNDS)
-    return found
+        results["peak_megabytes"] = {way: in_own_process(__file__, "--memory", name, way, cores=2) for way in WAYS}
+        results["large"] = {mode: in_own_process(__file__, "--large", name, mode, cores=2) for mode in MODES}
+        results["besides"] = in_own_process(__file__, "--besides", name)
+    results["commands"] = commands(1 if quick else COMMAND_ROUNDS)
+    return results
 
 
 def main() -> None:
-    """Measure everything and write it."""
+    """Measure everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, help="folder to write; made if missing")
     parser.add_argument("--besides", help=argparse.SUPPRESS)
@@ -161,11 +161,11 @@ def main() -> None:
         write(measure(quick=args.quick), args.output)
 
 
-def write(found: dict[str, Any], output: Path) -> None:
-    """Write figures, table and picture, and print the table."""
-    from speed_page import figure, page  # Not above: drawing would count as memory of what is measured.
+def write(results: dict[str, Any], output: Path) -> None:
+    """Write the results as JSON, Markdown and a figure; print the Markdown."""
+    from speed_page import figure, page  # Imported here: Matplotlib's memory would count as that of what is measured.
 
-    write_results(output, "speed", found, page(found), figure(found))
+    write_results(output, "speed", results, page(results), figure(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `speed.py` found, as a page and a picture."""
+"""Show the results of `speed.py` as a page and a figure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ways import ENOUGH, FEW, WAYS
 from maskwise.reports.formatting import percent, table
 
 Seconds = dict[str, list[float]]
-"""What each way took in every round, in the same order of rounds."""
+"""Seconds of each way per round, all in the same order."""
 
 
 def ratio(seconds: Seconds, name: str, base: str) -> float:
-    """How many times as fast as another a way is: the median over rounds.
+    """Return how many times faster one way is than another: the median over rounds.
 
     >>> ratio({"base": [4, 9, 8], "way": [2, 3, 4]}, "way", "base")
     2.0
@@ -24,35 +24,35 @@ def ratio(seconds: Seconds, name: str, base: str) -> float:
     return statistics.median(other / own for own, other in zip(seconds[name], seconds[base], strict=True))
 
 
-def page(found: dict[str, Any]) -> str:
-    """The figures as tables."""
+def page(results: dict[str, Any]) -> str:
+    """Return the results as Markdown."""
     return "\n\n".join(
         [
             "# How fast the masks of one image are named",
-            _introduction(found),
+            _introduction(results),
             "![Time by number of masks](speed.png)",
-            *(_place(place, compared) for place, compared in found["compared"].items()),
-            _check(found["compared"]),
-            _memory(found["peak_megabytes"]),
-            _besides(found["besides"]),
-            _large(found["large"]),
-            _commands(found["commands"]),
+            *(_place(place, compared) for place, compared in results["compared"].items()),
+            _check(results["compared"]),
+            _memory(results["peak_megabytes"]),
+            _besides(results["besides"]),
+            _large(results["large"]),
+            _commands(results["commands"]),
             "",
         ]
     ).removesuffix("\n")
 
 
-def _introduction(found: dict[str, Any]) -> str:
-    rounds = ", ".join(f"{rounds} rounds of {count}" for count, rounds in found["rounds"].items())
+def _introduction(results: dict[str, Any]) -> str:
+    rounds = ", ".join(f"{rounds} rounds of {count}" for count, rounds in results["rounds"].items())
     return (
         "Masks of a 640 x 480 photograph, half of them small, a third medium, the rest large by COCO's bounds."
         f" {rounds}; the ways take turns within one process, figures are medians and ratios medians of each round's."
-        f" {described(found)}"
+        f" {described(results)}"
     )
 
 
 def _place(place: str, by_count: dict[str, Seconds]) -> str:
-    """Regions a second, how many times the first way's that is, what share of the bare network's, and the growth."""
+    """Return a table: regions per second, ratio to the first way, share of the bare network's, growth."""
     counts = list(by_count)
     header = ("regions per second", *counts, f"of the network alone, {counts[-2]}", counts[-1], f"time of {counts[-1]}")
     rows = []
@@ -93,19 +93,19 @@ def _memory(peaks: dict[str, dict[str, int]]) -> str:
     )
 
 
-def _besides(found: dict[str, dict[str, float]]) -> str:
-    rows = [(part, *(by_part[part] for by_part in found.values())) for part in next(iter(found.values()))]
+def _besides(results: dict[str, dict[str, float]]) -> str:
+    rows = [(part, *(by_part[part] for by_part in results.values())) for part in next(iter(results.values()))]
     return (
         "## Besides the network\n\nMilliseconds of processor time of an image; `Predictor` is all of `predict` but for"
         " the network: views, threads, softmax, names. Most of it is done while the network runs.\n\n"
-        + table(("ms", *found), rows)
+        + table(("ms", *results), rows)
     )
 
 
-def _large(found: dict[str, dict[str, float]]) -> str:
+def _large(results: dict[str, dict[str, float]]) -> str:
     rows = [
         (f"`Predictor`, {mode}", f"{f['seconds']:.1f} s", f"{f['of_which_reading']:.2f} s", f"{f['peak_megabytes']} MB")
-        for mode, f in found.items()
+        for mode, f in results.items()
     ]
     return (
         "## A hundred masks of a 4000 x 3000 image\n\nFrom files, two cores; masks are as much larger as the image.\n\n"
@@ -118,11 +118,11 @@ def _commands(seconds: dict[str, list[float]]) -> str:
     return f"## From start to end\n\n{table(('command', 'time'), rows)}"
 
 
-def figure(found: dict[str, Any]) -> Figure:
-    """Time against the number of masks, by way; a panel for each place."""
-    drawing = Figure(figsize=(5 * len(found["compared"]) + 1, 4.6), dpi=120, layout="constrained")
-    panels = drawing.subplots(1, len(found["compared"]), sharey=True, squeeze=False)[0]
-    for axes, (place, by_count) in zip(panels, found["compared"].items(), strict=True):
+def figure(results: dict[str, Any]) -> Figure:
+    """Return a figure of time against the number of masks, by way; a panel per place."""
+    drawing = Figure(figsize=(5 * len(results["compared"]) + 1, 4.6), dpi=120, layout="constrained")
+    panels = drawing.subplots(1, len(results["compared"]), sharey=True, squeeze=False)[0]
+    for axes, (place, by_count) in zip(panels, results["compared"].items(), strict=True):
         for name in next(iter(by_count.values())):
             if not name.endswith("files"):
                 medians = [statistics.median(seconds[name]) for seconds in by_count.values()]

@@ -1,4 +1,4 @@
-"""Naming masks with torch, for comparison: the published way, and a crop for each mask."""
+"""Name masks with torch, for comparison: the published way, and a crop per mask."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLASSES = 80
 
 
 class PublishedNet(nn.Module):
-    """A ResNet-50 whose first features the mask is added to, by a convolution. Weights are random.
+    """A ResNet-50 with the mask added to its first features by a convolution; random weights.
 
     Source:
         S. Eppel, Classifying a specific image region using convolutional nets with an ROI mask as input,
@@ -39,7 +39,7 @@ class PublishedNet(nn.Module):
         self.branch = nn.Conv2d(1, 64, 3, padding=1)
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Probabilities of one region; an image 1 x 3 x H x W, normalised, and a mask 1 x 1 x H x W, 0 and 1."""
+        """Return the probabilities of one region; image 1 x 3 x H x W, normalised; mask 1 x 1 x H x W, 0 and 1."""
         trunk = self.trunk
         features = trunk.conv1(image)
         features = features + self.branch(F.interpolate(mask, size=features.shape[2:], mode="bilinear"))
@@ -49,7 +49,7 @@ class PublishedNet(nn.Module):
 
 
 def open_published(device: str, threads: int) -> Callable[[Path], Callable[[], object]]:
-    """The published way: the whole image, one pass for each mask."""
+    """The published way: the whole image, one pass per mask."""
     torch.set_num_threads(threads)
     network = PublishedNet().eval().to(device)
 
@@ -62,14 +62,14 @@ def open_published(device: str, threads: int) -> Callable[[Path], Callable[[], o
 
 @torch.inference_mode()
 def name_whole(network: PublishedNet, image: Pixels, masks: list[np.ndarray], device: str) -> list[np.ndarray]:
-    """Probabilities of each mask of an image; masks are of the image's size."""
+    """Return the probabilities of each mask of an image; masks have the image's size."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (PUBLISHED_MEAN_RGB, PUBLISHED_STD_RGB))
     pixels = ((torch.from_numpy(image).permute(2, 0, 1) - mean) / std)[None].to(device)
     return [network(pixels, torch.from_numpy(mask)[None, None].float().to(device)).cpu().numpy() for mask in masks]
 
 
 def open_crops(device: str, threads: int) -> Callable[[Path], Callable[[], object]]:
-    """The embedded model's network in torch: a crop for each mask, one at a time. Weights are random."""
+    """The built-in model's network in torch: a crop per mask, one at a time; random weights."""
     torch.set_num_threads(threads)
     record = built_in_model().with_suffix(".json")
     settings = settings_from_dict(read_json(record)["settings"], str(record))
@@ -85,9 +85,9 @@ def open_crops(device: str, threads: int) -> Callable[[Path], Callable[[], objec
 def name_crops(
     network: RegionClassifier, view: ViewSettings, image: Pixels, masks: list[Mask], device: str
 ) -> list[np.ndarray]:
-    """Probabilities of each mask of an image."""
-    found = []
+    """Return the probabilities of each mask of an image."""
+    outputs = []
     for mask in masks:
         pixels, coverage = (torch.from_numpy(array)[None].to(device) for array in view.view(mask).render(image, mask))
-        found.append(network(pixels, coverage).softmax(dim=1).cpu().numpy())
-    return found
+        outputs.append(network(pixels, coverage).softmax(dim=1).cpu().numpy())
+    return outputs

@@ -1,4 +1,4 @@
-"""Whether reading and varying images keeps the trunk busy while training, and the hours that whole COCO would take.
+"""Measure whether data loading keeps the trunk busy, and predict the hours of training on all of COCO.
 
 Steps on real batches and on random tensors of their very shape take turns in one process. What making a sample costs is
 measured apart, on one core. Run from the repository's root:
@@ -32,9 +32,9 @@ from maskwise.training.loop import Run, start_run, take_step
 from maskwise.training.settings import TrainSettings, read_recipe
 
 RECIPES = ("coco-resnet50", "dinov2")
-"""Whose steps are measured."""
+"""Recipes whose steps are measured."""
 WHOLE = ("coco-resnet50", "published-add-first")
-"""Whose hours on whole COCO are predicted."""
+"""Recipes whose hours on all of COCO are predicted."""
 PUBLISHED_RATE = 90 * 1_281_167 / (8.75 * 3600)
 """Images of 224 x 224 a second that train a ResNet-50 on one A100 in mixed precision: 90 times ImageNet in 8.75 hours.
 
@@ -46,7 +46,7 @@ SAMPLES = 300
 
 @dataclass(frozen=True)
 class Steps:
-    """Training steps, in images a second: medians, and the median of each round's ratio."""
+    """Training speed in images per second: medians, and the median ratio within a round."""
 
     recipe: str
     batch_size: int
@@ -57,7 +57,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Making:
-    """Milliseconds of one core for a sample, and for its parts.
+    """Milliseconds of one core per sample, and for its parts.
 
     Attributes:
         sample: all of it.
@@ -75,24 +75,24 @@ class Making:
 
 
 def settings_of(recipe: str, steps: int) -> TrainSettings:
-    """A recipe's settings for so many timed steps here: on a processor batches of 32, one worker; random weights."""
+    """Return a recipe's settings for a number of timed steps: on a CPU batches of 32, one worker; random weights."""
     settings = read_recipe(Path("recipes") / f"{recipe}.toml")
     if not torch.cuda.is_available():
         schedule = replace(settings.schedule, batch_size=32)
         settings = replace(settings, data=replace(settings.data, workers=1), schedule=schedule)
-    made = steps + 2 * before(settings)  # Batches are still being made when the last is timed.
+    made = steps + 2 * before(settings)  # Workers must still be busy when the last step is timed.
     schedule = replace(settings.schedule, steps=made, head_steps=0, warmup_steps=0)
     return replace(settings, weights="random", schedule=schedule)
 
 
 def random_like(batch: RegionBatch) -> RegionBatch:
-    """A batch of noise in the shape of another; what each mask lies in, targets and weights are the other's."""
+    """Return a batch of noise with the shapes, image indices, targets and weights of another."""
     noise = {name: torch.randint_like(getattr(batch, name), 0, 256) for name in ("images", "masks")}
     return replace(batch, **noise)
 
 
 def rate(run: Run, batches: Iterator[RegionBatch], steps: int) -> float:
-    """Images a second that steps on batches take, the waiting for them included.
+    """Return the images per second of training steps, waiting for batches included.
 
     As many steps as batches are made ahead go before the clock starts: those that are timed then wait for as many to be
     made as they take.
@@ -108,18 +108,18 @@ def rate(run: Run, batches: Iterator[RegionBatch], steps: int) -> float:
 
 
 def before(settings: TrainSettings) -> int:
-    """Steps that go before those that are timed."""
+    """Return the number of warm-up steps."""
     return PREFETCHED_BATCHES * settings.data.workers + 1
 
 
 def real_batches(run: Run) -> Iterator[RegionBatch]:
-    """Batches as training gets them."""
+    """Yield batches as training gets them."""
     draws = ResumableBatchSampler(run.settings, 0)
     return read_batches(TrainingRegions(run.split, run.settings), run.settings.data.workers, batch_sampler=draws)
 
 
 def measure_steps(recipe: str, rounds: int, steps: int) -> Steps:
-    """Steps on real batches and on noise, in turn."""
+    """Measure steps on real batches and on noise, in turn."""
     settings = settings_of(recipe, steps)
     rates: dict[str, list[float]] = {"real": [], "random": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +138,7 @@ def measure_steps(recipe: str, rounds: int, steps: int) -> Steps:
 
 
 def processor_ms(work: Callable[[int], object], times: int) -> float:
-    """Milliseconds of processor time that each call takes, given its number."""
+    """Return the milliseconds of processor time per call."""
     started = time.process_time()
     for number in range(times):
         work(number)
@@ -146,7 +146,7 @@ def processor_ms(work: Callable[[int], object], times: int) -> float:
 
 
 def measure_making(recipe: str) -> Making:
-    """What samples cost one core."""
+    """Measure what a sample costs one core."""
     settings = settings_of(recipe, SAMPLES)
     split = read_data(settings.data)
     regions = TrainingRegions(split, settings)
@@ -165,7 +165,7 @@ def measure_making(recipe: str) -> Making:
 
 
 def pictures(settings: TrainSettings) -> float:
-    """How many images of 224 x 224 a run goes through, by pixels; of windows, by a thousand draws of their size."""
+    """Return a run's images in units of 224 x 224 pixels; for windows, estimated from a thousand draws."""
     schedule, window = settings.schedule, settings.window
     if not window.enabled:
         return schedule.steps * schedule.batch_size * settings.view.size**2 / 224**2
@@ -174,7 +174,7 @@ def pictures(settings: TrainSettings) -> float:
 
 
 def hours(recipe: str, making: Making) -> dict[str, Any]:
-    """What a run on whole COCO takes one GPU, and whether its cores can keep up."""
+    """Return the hours of a run on all of COCO on one GPU, and whether its CPU cores keep up."""
     wanted = pictures(read_recipe(Path("recipes") / f"{recipe}.toml"))
     return {
         "recipe": recipe,
@@ -184,27 +184,27 @@ def hours(recipe: str, making: Making) -> dict[str, Any]:
     }
 
 
-def page(found: dict[str, Any]) -> str:
-    """The tables to read."""
+def page(results: dict[str, Any]) -> str:
+    """Return the results as Markdown."""
     steps = [
         (f"`recipes/{s['recipe']}.toml`", s["batch_size"], f"{s['real_per_s']:.1f}", f"{s['random_per_s']:.1f}",
          f"{100 * s['ratio']:.0f} %")
-        for s in found["steps"]
+        for s in results["steps"]
     ]  # fmt: skip
     making = [
         (f"`recipes/{m['recipe']}.toml`", f"{m['sample']:.1f}", f"{m['decoding']:.1f}", f"{m['colours']:.1f}",
          f"{100 * m['half']:.0f} %")
-        for m in found["making"]
+        for m in results["making"]
     ]  # fmt: skip
     whole = [
         (f"`recipes/{h['recipe']}.toml`", f"{h['pictures'] / 1e6:.1f} million", f"{h['gpu_hours']:.1f}")
-        for h in found["whole"]
+        for h in results["whole"]
     ]
     return "\n\n".join([
         "# Does training wait for its images?",
-        f"{described(found)} Steps on real images and on noise of the same shape take turns in one process"
-        f" ({found['rounds']} rounds of {found['steps_a_round']} steps); figures are medians, the share is the median"
-        " of each round's. The worker that makes samples has the same cores as the network.",
+        f"{described(results)} Steps on real images and on noise of the same shape take turns in one process"
+        f" ({results['rounds']} rounds of {results['steps_a_round']} steps); figures are medians, the share is the"
+        " median of each round's. The worker that makes samples has the same cores as the network.",
         table(("recipe", "views a step", "real images: views/s", "noise: views/s", "share"), steps),
         "What a sample costs one core, in milliseconds of processor time (a view of several regions is one sample). At"
         " half size: samples whose view shows at least two image pixels in one, so that its JPEG could be decoded at"
@@ -212,30 +212,30 @@ def page(found: dict[str, Any]) -> str:
         table(("recipe", "sample", "of which decoding", "of which colours", "at half size"), making),
         f"Whole COCO on one GPU, predicted and not run: an A100 trains a ResNet-50 on {PUBLISHED_RATE:,.0f} images of"
         " 224 x 224 a second (NVIDIA's figure for MXNet; an H200 is faster), and time goes by pixels."
-        f" {GPU_CORES} cores make {found['whole'][0]['samples_per_s']:,.0f} samples a second at the cost above.",
+        f" {GPU_CORES} cores make {results['whole'][0]['samples_per_s']:,.0f} samples a second at the cost above.",
         table(("recipe", "images of 224 x 224", "hours"), whole),
     ]) + "\n"  # fmt: skip
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder; made if missing")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="of a round")
     args = parser.parse_args()
-    found: dict[str, Any] = surroundings("torch", "torchvision", "timm", "opencv-python-headless", "pillow")
-    found |= {"rounds": args.rounds, "steps_a_round": args.steps}
-    found["steps"] = [asdict(measure_steps(recipe, args.rounds, args.steps)) for recipe in RECIPES]
+    results: dict[str, Any] = surroundings("torch", "torchvision", "timm", "opencv-python-headless", "pillow")
+    results |= {"rounds": args.rounds, "steps_a_round": args.steps}
+    results["steps"] = [asdict(measure_steps(recipe, args.rounds, args.steps)) for recipe in RECIPES]
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     makings = [measure_making(recipe) for recipe in RECIPES]
-    found["making"] = [asdict(making) for making in makings]
-    found["whole"] = [hours(recipe, makings[0]) for recipe in WHOLE]
+    results["making"] = [asdict(making) for making in makings]
+    results["whole"] = [hours(recipe, makings[0]) for recipe in WHOLE]
     folder = make_folder(args.output)
-    write_json(folder / "training.json", found)
-    write_text(folder / "training.md", page(found))
-    print(page(found))
+    write_json(folder / "training.json", results)
+    write_text(folder / "training.md", page(results))
+    print(page(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The ways to name the masks of an image that `speed.py` compares."""
+"""Ways to name the masks of an image, for `speed.py`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from maskwise.model.predictor import CPU_BATCH, MODES
 from maskwise.model.runner import Runner
 
 Work = Callable[[], object]
-"""What is timed: the naming of all masks of an image."""
+"""The work that is timed: naming all masks of an image."""
 Ready = Callable[[Path], Work]
-"""Reads a file of segments and its image, and gives the work."""
+"""Reads a file of segments and its image; returns the work."""
 ENOUGH, FEW = 20, 7
 """Ways that name one mask after the other are measured on so few in place of more than are enough; the two numbers tell
 whether their time goes by the mask."""
@@ -39,12 +39,12 @@ class Way:
     with_torch: bool = False
 
     def measured_on(self, count: int) -> int:
-        """The number of masks on which it is measured in place of so many."""
+        """Return the number of masks on which it is measured."""
         return FEW if self.with_torch and count > ENOUGH else count
 
 
 def open_published(device: str, threads: int) -> Ready:
-    """See `torch_ways`, which is imported only where it is used: torch takes memory of its own."""
+    """See `torch_ways`; imported only here because torch takes memory."""
     import torch_ways
 
     return torch_ways.open_published(device, threads)
@@ -58,7 +58,7 @@ def open_crops(device: str, threads: int) -> Ready:
 
 
 def open_network(device: str, threads: int) -> Ready:
-    """The embedded model's graph on views that are ready, in the batches that the predictor makes in exact mode."""
+    """Run the built-in model's graph on ready crops, in the predictor's batches of exact mode."""
     runner = Runner(threads=threads, device=device)
     size = min(runner.info.batch_size, CPU_BATCH) if device == "cpu" else runner.info.batch_size
 
@@ -73,34 +73,34 @@ def open_network(device: str, threads: int) -> Ready:
 
 
 def open_predictor(mode: str, device: str, threads: int) -> Ready:
-    """`Predictor.predict` on an image and masks in memory."""
+    """Run `Predictor.predict` on an image and masks in memory."""
     opened = opened_predictor(mode, device, threads)
     return lambda segments: partial(opened.predict, *read_scene(segments))
 
 
 def open_files(mode: str, device: str, threads: int) -> Ready:
-    """The same from files: a JPEG, and a COCO file of run lengths."""
+    """Run the same from files: a JPEG, and a COCO file of run lengths."""
     opened = opened_predictor(mode, device, threads)
     return lambda segments: lambda: opened.predict(*read_scene(segments))
 
 
 @cache
 def opened_predictor(mode: str, device: str, threads: int) -> Predictor:
-    """One predictor serves the ways of its mode: threads of a further one would wait on the same cores."""
+    """Return one predictor per mode: a second one's threads would compete for the same cores."""
     return Predictor(mode=mode, device=device, threads=threads)
 
 
 WAYS = {
     "published": Way("published: ResNet-50 in torch, whole image", open_published, with_torch=True),
-    "crops": Way("embedded network in torch, a crop at a time", open_crops, with_torch=True),
-    "network": Way("embedded network in ONNX Runtime alone", open_network),
+    "crops": Way("built-in network in torch, one crop at a time", open_crops, with_torch=True),
+    "network": Way("built-in network in ONNX Runtime alone", open_network),
     **{mode: Way(f"`Predictor`, {mode}", partial(open_predictor, mode)) for mode in MODES},
     **{f"{mode} from files": Way(f"`Predictor`, {mode}, from files", partial(open_files, mode)) for mode in MODES},
 }
 
 
 def usable(device: str) -> dict[str, Way]:
-    """The ways that can be gone on a device: ONNX Runtime reaches a GPU only in another package than the usual one."""
+    """Return the ways for a device: ONNX Runtime needs another package for GPUs."""
     import onnxruntime
 
     has_onnx = device == "cpu" or "CUDAExecutionProvider" in onnxruntime.get_available_providers()
