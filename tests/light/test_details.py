@@ -2,19 +2,35 @@
 
 import json
 from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from colour_model import colour_model
-from maskwise import Mask, Predictor, label_coco, load_image, read_coco
+from colour_model import CATEGORIES, colour_model
+from maskwise import Mask, Name, Prediction, Predictor, label_coco, load_image, read_coco
 from maskwise.cli import main
+from maskwise.cli.options import parse_flags
+from maskwise.cli.region_options import RegionFlags
+from maskwise.data import coco_index
+from maskwise.data.image_paths import _forms
 from maskwise.data.label_maps import _void_note
-from maskwise.errors import ImageError
+from maskwise.data.mask_files import read_instances
+from maskwise.data.mask_pixels import COLOUR_TOLERANCE, _listed, region_pixels_of_colours
+from maskwise.data.masks import clip_polygon
+from maskwise.data.regions import Category
+from maskwise.data.segmentations import mask_of_segmentation
+from maskwise.errors import ImageError, MaskError
+from maskwise.model.head_replacement import replace_head
+from maskwise.model.model_file import ModelInfo
 from maskwise.progress import Progress
-from maskwise.tasks.linear_heads import Part, _judge, fit_head
+from maskwise.tasks import labelling, metrics
+from maskwise.tasks.calibration import fit_temperature
+from maskwise.tasks.linear_heads import Part, _judge, _logits_unseen, choose_head, class_weights, fit_head
 from maskwise.tasks.metrics import calibration_error, wilson_interval
+from maskwise.views.view import ViewSettings
 
 
 def test_a_palette_of_similar_colours_goes_by_its_indices(tmp_path):
@@ -156,3 +172,214 @@ def test_annotations_without_iscrowd_are_no_crowds(segments):
     segments.write_text(json.dumps(content))
     crowd = read_coco(segments, labelled=False, on_error="skip").index.crowd
     assert crowd.tolist() == [False, False, True] + [False] * 14
+
+
+def test_polygons_of_zeros_and_ones_are_no_picture():
+    """Two polygons, in an image of two rows of six pixels; the first alone could be a row of a mask."""
+    mask = mask_of_segmentation([[0, 0, 1, 0, 1, 1], [0, 0, 6, 0, 6, 2, 0, 2]], (2, 6))
+    assert mask.area == 12
+    rows = mask_of_segmentation([[0, 0, 1, 0, 1, 1], [0, 0, 0, 0, 0, 1]], (2, 6))
+    assert rows.to_array().astype(int).tolist() == [[0, 0, 1, 0, 1, 1], [0, 0, 0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 7])
+def test_bootstrap_draws_exactly_as_many_samples_as_asked_in_any_batches(at_once, monkeypatch, rng):
+    predicted, targets, images = rng.integers(0, 3, 40), rng.integers(0, 3, 40), rng.integers(0, 9, 40)
+    whole = metrics.bootstrap_intervals(predicted, targets, images, draws=7)
+    monkeypatch.setattr(metrics, "DRAWS_AT_ONCE", at_once)
+    assert metrics.bootstrap_intervals(predicted, targets, images, draws=7) == whole
+
+
+def test_a_head_may_have_a_logit_of_zero(tmp_path):
+    """The written file is checked relative to its largest logit, not its smallest."""
+    base = colour_model(tmp_path)
+    info = replace(Predictor(base).info, categories=(Category(1, "a"), Category(2, "b")))
+    weight = np.array([[0.0, 0.0, 0.0], [3.0, -1.0, 2.0]])
+    replace_head(base, weight, np.array([0.0, 0.5]), info, tmp_path / "new.onnx")
+    image = np.full((20, 30, 3), (255, 0, 51), dtype=np.uint8)
+    (got,) = Predictor(tmp_path / "new.onnx").predict(image, np.ones((1, 20, 30), dtype=bool))
+    np.testing.assert_allclose(got.logits, [0.0, 3.9], atol=0.05)
+
+
+def test_one_long_name_is_kept_apart_from_short_ones(monkeypatch):
+    """From over eight times the mean length on; below, all names share one width."""
+    monkeypatch.setattr(coco_index, "MAX_PADDING", 0)
+    assert coco_index._texts(["x"] * 15 + ["y" * 15]).dtype == "S15"  # 15 = 8 * 30 / 16
+    assert coco_index._texts(["x"] * 15 + ["y" * 16]).dtype == object
+
+
+@pytest.mark.parametrize(("engine", "threads"), [("local", None), ("ray", 1)])
+def test_ray_gives_each_worker_one_thread(segments, tmp_path, monkeypatch, engine, threads):
+    asked = []
+
+    class Stopped(Exception):
+        pass
+
+    def opened(*_args, **kwargs):
+        asked.append(kwargs["threads"])
+        raise Stopped
+
+    monkeypatch.setattr(labelling, "Predictor", opened)
+    with pytest.raises(Stopped):
+        label_coco(segments, segments.parent / "images", tmp_path / "o.json", engine=engine)
+    assert asked == [threads]
+
+
+def test_flags_start_from_a_given_command():
+    @dataclass(frozen=True)
+    class Command:
+        """Do it."""
+
+        count: int = 1
+
+    assert parse_flags(Command, [], "x").count == 1
+    assert parse_flags(Command, [], "x", default=Command(count=5)).count == 5
+    assert parse_flags(Command, ["--count", "7"], "x", default=Command(count=5)).count == 7
+
+
+def test_a_palette_of_three_colours_goes_by_its_colours(tmp_path):
+    """Black, white and a grey edge, in an order of indices that means nothing."""
+    indices = np.zeros((20, 30), dtype=np.uint8)
+    indices[5:15, 5:25] = 2
+    indices[6:14, 6:24] = 1
+    picture = Image.fromarray(indices).convert("P")
+    picture.putpalette([0, 0, 0, 255, 255, 255, 90, 90, 90])
+    picture.save(tmp_path / "m.png")
+    assert Mask.from_file(tmp_path / "m.png").box_xywh == (6, 6, 18, 8)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "PA"])
+def test_what_is_opaque_is_the_region(tmp_path, mode):
+    """White everywhere; the opacity alone has the shape. (TIFF: Pillow cannot write PA as PNG.)"""
+    picture = Image.new("LA", (30, 20), (255, 0))
+    picture.paste((255, 255), (4, 3, 10, 12))
+    picture = picture.convert("RGBA") if mode != "LA" else picture
+    if mode == "PA":
+        picture = picture.quantize(4)  # A palette with transparent entries.
+        assert picture.mode == "P"
+    picture.save(tmp_path / "m.png")
+    assert Mask.from_file(tmp_path / "m.png").box_xywh == (4, 3, 6, 9)
+
+
+def test_a_transparent_colour_of_a_file_without_an_opacity_channel_is_not_the_region(tmp_path):
+    picture = Image.new("RGB", (30, 20), (255, 0, 255))
+    picture.paste((255, 255, 255), (4, 3, 10, 12))
+    picture.save(tmp_path / "m.png", transparency=(255, 0, 255))
+    assert Mask.from_file(tmp_path / "m.png").box_xywh == (4, 3, 6, 9)
+
+
+def test_file_names_are_tried_as_they_are_then_with_slashes_then_decoded():
+    assert list(_forms("")) == []
+    assert list(_forms("a.jpg")) == ["a.jpg"]
+    assert list(_forms("a\\b%20c.jpg")) == ["a\\b%20c.jpg", "a/b%20c.jpg", "a\\b c.jpg", "a/b c.jpg"]
+    assert list(_forms("e\u0301.jpg")) == ["e\u0301.jpg", "\u00e9.jpg"]
+    assert list(_forms("\u00e9.jpg")) == ["\u00e9.jpg", "e\u0301.jpg"]
+
+
+def test_the_sum_of_two_heads_has_the_temperature_of_its_own_logits(rng):
+    """The shares in which it is fitted are those in which it was judged."""
+    targets = np.repeat(np.arange(3), 14)
+    embeddings = 2 * np.eye(3, 6)[targets] + rng.normal(size=(42, 6))
+    images = np.tile(np.arange(14), 3)
+    trial = next(one for one in choose_head("auto", embeddings, targets, images) if len(one.parts) == 2)
+    summed = sum(
+        part.share * _logits_unseen(part.kind, part.strength, embeddings, targets, images) for part in trial.parts
+    )
+    temperature = fit_temperature(summed, targets, class_weights(targets), doubt=1.0)
+    assert trial.temperature == pytest.approx(temperature, rel=1e-3)
+
+
+def test_values_of_an_id_map_are_listed_up_to_six():
+    assert _listed([0, 1, 2, 3, 4, 9]) == "0, 1, 2, 3, 4, 9"
+    assert _listed([0, 1, 2, 3, 4, 9, 11]) == "0, 1, 2, 3, 4, 9, ..., 11"
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        [(10, 10), (1e7, 10), (1e7, 20), (10, 20)],
+        [(-1e7, 12), (60, 12), (60, 1e7), (-1e7, 1e7)],
+        [(5, 5), (1e6, 400_000), (5, 1000)],
+        [(-1e6, -1e6), (1e6, -1e6), (50, 40)],
+        [(50, -1e9), (1e9, 30), (50, 1e9), (-1e9, 30)],
+    ],
+)
+def test_a_polygon_that_leaves_the_image_by_far_covers_the_pixels_that_it_surrounds(polygon):
+    """Compared with the sides of a convex polygon on which each pixel's centre lies."""
+    ys, xs = np.mgrid[:60, :90] + 0.5
+    inside = np.ones((60, 90), dtype=bool)
+    for (x0, y0), (x1, y1) in zip(polygon, polygon[1:] + polygon[:1], strict=True):
+        inside &= (x1 - x0) * (ys - y0) - (y1 - y0) * (xs - x0) >= 0
+    mask = Mask.from_polygons([np.array(polygon, dtype=float)], (60, 90)).to_array()
+    assert (mask != inside).sum() <= 100  # Along the edges.
+    assert inside.sum() > 100
+
+
+def test_a_clipped_polygon_keeps_the_order_of_its_points():
+    square = np.array([(0.0, 0.0), (1e6, 0.0), (1e6, 1e6), (0.0, 1e6)])
+    clipped = clip_polygon(square, (60, 90)).tolist()
+    start = clipped.index([0, 0])
+    # 1000 + 2 * 90 pixels beyond the image.
+    assert clipped[start:] + clipped[:start] == [[0, 0], [1270, 0], [1270, 1240], [0, 1240]]
+
+
+def test_instances_without_an_object_or_with_pages_are_refused(tmp_path):
+    Image.fromarray(np.zeros((4, 6), dtype=np.uint8)).save(tmp_path / "i.png")
+    with pytest.raises(MaskError, match="has 0 values besides 0"):
+        read_instances(tmp_path / "i.png", (4, 6))
+    page = Image.fromarray(np.eye(4, 6, dtype=np.uint8))
+    page.save(tmp_path / "i.tif", save_all=True, append_images=[page])
+    with pytest.raises(MaskError, match="has 2 pages; give a file of one page"):
+        read_instances(tmp_path / "i.tif", (4, 6))
+
+
+@pytest.mark.parametrize(("largest", "shown"), [(255, 255), (1023, 255), (2047, 127), (4095, 255), (65535, 255)])
+def test_photographs_of_more_than_8_bits_are_scaled_by_an_even_number_of_bits(tmp_path, largest, shown):
+    Image.fromarray(np.array([[0, largest, largest // 2]], dtype=np.uint16)).save(tmp_path / "p.png")
+    assert load_image(tmp_path / "p.png")[0, :, 0].tolist() == [0, shown, shown // 2]
+
+
+def test_a_model_file_shares_no_crops_and_is_not_calibrated_unless_it_says_so():
+    info = ModelInfo(name="m", categories=CATEGORIES, view=ViewSettings())
+    assert (info.shares, info.temperature, info.batch_size, info.training) == (False, 1.0, 8, {})
+
+
+def test_predictions_are_equal_by_their_names():
+    names = (Name("cup", 47, 0.75),)
+    one = Prediction(names, logits=np.float32([1, 2]), embedding=np.float32([1, 2]))
+    assert one == Prediction(names, logits=np.float32([3, 4]))
+    assert repr(one) == f"Prediction(names={names!r})"
+
+
+def test_a_class_may_get_a_name_with_an_equals_sign(coco_folder):
+    annotations = coco_folder / "annotations.json"
+    flags = RegionFlags(images=coco_folder / "images", annotations=annotations, rename=("disc=a=b",))
+    assert [category.name for category in flags.read().categories] == ["square", "a=b"]
+
+
+def test_nearly_grey_is_grey_up_to_the_tolerance():
+    """A mask on a slightly red ground: red is 12 above green and blue; from 13 on it is another colour."""
+    colours = np.full((8, 12, 3), 50, dtype=np.uint8)
+    colours[2:6, 3:9] = 255
+    colours[0] = (50 + COLOUR_TOLERANCE, 50, 50)
+    assert region_pixels_of_colours(colours, None).sum() == 24
+    colours[0] = (51 + COLOUR_TOLERANCE, 50, 50)
+    with pytest.raises(MaskError, match="the mask has 3 colours"):
+        region_pixels_of_colours(colours, None)
+
+
+def test_shades_of_one_colour_may_be_off_by_the_tolerance():
+    colours = np.zeros((8, 12, 3), dtype=np.uint8)
+    colours[2:6, 3:9] = (255, 0, 0)
+    colours[1, 5] = (100, COLOUR_TOLERANCE, 0)
+    assert region_pixels_of_colours(colours, None).sum() == 24
+    colours[1, 5] = (100, COLOUR_TOLERANCE + 1, 0)
+    with pytest.raises(MaskError, match="the mask has 3 colours"):
+        region_pixels_of_colours(colours, None)
+
+
+def test_an_id_that_stands_twice_is_of_no_row():
+    problems = []
+    rows = coco_index._Rows(Path("x.json"), "images", [4, 7, 4, "7", "9"], problems)
+    assert [rows.of(value) for value in (4, "4", 7, "7", 9, "9", 5)] == [-1, -1, 1, 3, 4, 4, -1]
+    assert len(problems) == 1
