@@ -46,8 +46,8 @@ ARITHMETIC = {
 }  # fmt: skip
 WITHOUT_MEANING = (ast.JoinedStr, ast.Assert, ast.Import, ast.ImportFrom)
 TYPES = ("Literal", "Annotated", "UInt8", "Bool", "Int64", "Int32", "Float64", "Float32")
-GUARDS = ("strict", "pad_edge", "box", "log_to_driver", "flush", "kind", "ensure_ascii")
-"""Arguments without an effect on results: guards, and the looks of tables."""
+GUARDS = ("strict", "pad_edge", "box", "log_to_driver", "flush", "kind", "ensure_ascii", "gc", "seed", "random_state")
+"""Arguments without an effect on results: guards, hints for speed, seeds, and the looks of tables."""
 NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "ceil": "floor", "floor": "ceil", "argmax": "argmin"}
 
 
@@ -108,6 +108,8 @@ def _meaningful(tree: ast.AST) -> Iterator[ast.expr]:
             if isinstance(child, ast.AnnAssign) and ast.unparse(child.target).isupper():
                 continue
             if isinstance(child, ast.keyword) and child.arg in GUARDS:
+                continue
+            if isinstance(child, ast.Call) and ast.unparse(child.func).endswith("default_rng"):
                 continue
             if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
                 continue

@@ -1,6 +1,10 @@
 """Details that a mutation run found untested, with values worked out by hand."""
 
 import json
+import os
+import stat
+import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,20 +16,27 @@ from PIL import Image
 from colour_model import CATEGORIES, colour_model
 from maskwise import Mask, Name, Prediction, Predictor, label_coco, load_image, read_coco
 from maskwise.cli import main
+from maskwise.cli.label import Command as LabelCommand
 from maskwise.cli.options import parse_flags
+from maskwise.cli.predict import print_table
 from maskwise.cli.region_options import RegionFlags
-from maskwise.data import coco_index
+from maskwise.concurrency import map_in_threads
+from maskwise.data import coco_index, images
+from maskwise.data.atomic_files import write_text
 from maskwise.data.image_paths import _forms
-from maskwise.data.label_maps import _void_note
+from maskwise.data.label_maps import _void_note, regions_from_label_maps
 from maskwise.data.mask_files import read_instances
-from maskwise.data.mask_pixels import COLOUR_TOLERANCE, _listed, region_pixels_of_colours
+from maskwise.data.mask_pixels import COLOUR_TOLERANCE, _listed, region_pixels, region_pixels_of_colours
 from maskwise.data.masks import clip_polygon
 from maskwise.data.regions import Category
+from maskwise.data.sam import read_segments
 from maskwise.data.segmentations import mask_of_segmentation
 from maskwise.errors import ImageError, MaskError
+from maskwise.model import session
 from maskwise.model.head_replacement import replace_head
 from maskwise.model.model_file import ModelInfo
 from maskwise.progress import Progress
+from maskwise.reports.contact_sheet import LONGEST, _scaled
 from maskwise.tasks import labelling, metrics
 from maskwise.tasks.calibration import fit_temperature
 from maskwise.tasks.linear_heads import Part, _judge, _logits_unseen, choose_head, class_weights, fit_head
@@ -212,15 +223,15 @@ def test_one_long_name_is_kept_apart_from_short_ones(monkeypatch):
 def test_ray_gives_each_worker_one_thread(segments, tmp_path, monkeypatch, engine, threads):
     asked = []
 
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def opened(*_args, **kwargs):
         asked.append(kwargs["threads"])
-        raise Stopped
+        raise StoppedError
 
     monkeypatch.setattr(labelling, "Predictor", opened)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         label_coco(segments, segments.parent / "images", tmp_path / "o.json", engine=engine)
     assert asked == [threads]
 
@@ -383,3 +394,119 @@ def test_an_id_that_stands_twice_is_of_no_row():
     rows = coco_index._Rows(Path("x.json"), "images", [4, 7, 4, "7", "9"], problems)
     assert [rows.of(value) for value in (4, "4", 7, "7", 9, "9", 5)] == [-1, -1, 1, 3, 4, 4, -1]
     assert len(problems) == 1
+
+
+def test_files_get_the_rights_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "x")
+        now = os.umask(0o027)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+    assert now == 0o027
+
+
+def test_the_table_counts_regions_from_1(capsys):
+    print_table(["a.png", "b.png"], [Prediction((Name("cup", 47, 0.7), Name("cat", 17, 0.2)))] * 2)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [["1", "a.png", "cup", "70%", "cat", "20%"], ["2", "b.png", "cup", "70%", "cat", "20%"]]
+
+
+def test_a_coco_file_with_a_stray_image_is_a_coco_file(segments):
+    content = json.loads(segments.read_text())
+    number = len(content["images"])
+    segments.write_text(json.dumps({"image": content["images"][0], **content}))
+    assert len(read_segments(segments, content["images"][0]["file_name"]).index.image_id) == number
+
+
+def test_the_limit_of_pixels_is_itself_accepted(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 12)
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.bmp")
+    assert load_image(tmp_path / "a.bmp").shape == (3, 4, 3)
+    Image.new("RGB", (13, 1)).save(tmp_path / "b.bmp")
+    with pytest.raises(ImageError, match=r"too many pixels \(13 x 1"):
+        load_image(tmp_path / "b.bmp")
+
+
+def test_negative_values_are_shown_in_order():
+    with pytest.raises(MaskError, match="has 3 values from -3 to 5"):
+        region_pixels(np.array([[5, 0, -3]]))
+
+
+def test_without_an_affinity_all_cores_are_used(monkeypatch):
+    monkeypatch.setattr(session, "_cpu_quotas", lambda: iter(()))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert session.available_cores() == 7
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert session.available_cores() == 1
+
+
+def test_a_quota_of_nothing_is_no_quota(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "OWN_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(session, "CGROUPS", tmp_path)
+    (tmp_path / "cgroup").write_text("0::/\n")
+    for text, quotas in (("0 100000", []), ("150000 100000", [1.5]), ("max 100000", [])):
+        (tmp_path / "cpu.max").write_text(text)
+        assert list(session._cpu_quotas()) == quotas
+
+
+def test_a_long_thin_crop_keeps_a_pixel_on_the_contact_sheet():
+    assert _scaled(np.zeros((2, 5000), dtype=np.uint8)).shape == (1, LONGEST)
+    assert _scaled(np.zeros((5000, 2), dtype=np.uint8)).shape == (LONGEST, 1)
+
+
+def test_predictions_hold_embeddings_only_if_asked(tmp_path):
+    image, masks = np.full((20, 30, 3), 90, dtype=np.uint8), np.ones((1, 20, 30), dtype=bool)
+    predictor = Predictor(colour_model(tmp_path))
+    assert predictor.predict(image, masks)[0].embedding is None
+    assert predictor.predict(image, masks, embeddings=True)[0].embedding.shape == (3,)
+    assert next(predictor.predict_many([(image, masks)]))[0].embedding is None
+
+
+@pytest.mark.parametrize(
+    ("engine", "asked", "threads"), [("local", None, None), ("local", 3, 3), ("ray", None, 1), ("ray", 4, 4)]
+)
+def test_threads_of_label(segments, tmp_path, monkeypatch, engine, asked, threads):
+    given = []
+
+    class StoppedError(Exception):
+        pass
+
+    def opened(*_args, **kwargs):
+        given.append(kwargs["threads"])
+        raise StoppedError
+
+    monkeypatch.setattr("maskwise.model.predictor.Predictor", opened)
+    command = LabelCommand(images=segments.parent, segments=segments, output=tmp_path / "o.json", engine=engine)
+    with pytest.raises(StoppedError):
+        replace(command, threads=asked).run()
+    assert given == [threads]
+
+
+def test_the_ending_of_a_label_map_is_taken_off_part_by_part(tmp_path):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (4, 3)).save(tmp_path / "images" / "a_b.png")
+    Image.fromarray(np.eye(3, 4, dtype=np.uint8)).save(tmp_path / "labels" / "a_b_mask.png")
+    (tmp_path / "classes.txt").write_text("sky\nroad\n")
+    regions = regions_from_label_maps(tmp_path / "labels", tmp_path / "images", tmp_path / "classes.txt")
+    assert regions.regions.counts() == {"road": 1, "sky": 1}
+    assert regions.notes == ()
+
+
+def test_stopping_early_drops_the_calls_that_wait():
+    started, go_on = [], threading.Event()
+
+    def call(number):
+        started.append(number)
+        if number:
+            go_on.wait(5)
+
+    results = map_in_threads(call, range(5), workers=2)
+    next(results)
+    time.sleep(0.05)
+    threading.Timer(0.2, go_on.set).start()
+    results.close()
+    assert started == [0, 1, 2]
