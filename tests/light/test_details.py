@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,11 +35,13 @@ from maskwise.data.segmentations import mask_of_segmentation
 from maskwise.errors import ImageError, MaskError
 from maskwise.model import session
 from maskwise.model.head_replacement import replace_head
+from maskwise.model.mask_inputs import as_masks
 from maskwise.model.model_file import ModelInfo
 from maskwise.progress import Progress
 from maskwise.reports.contact_sheet import LONGEST, _scaled
 from maskwise.tasks import labelling, metrics
 from maskwise.tasks.calibration import fit_temperature
+from maskwise.tasks.evaluation import _first_images
 from maskwise.tasks.linear_heads import Part, _judge, _logits_unseen, choose_head, class_weights, fit_head
 from maskwise.tasks.metrics import calibration_error, wilson_interval
 from maskwise.views.view import ViewSettings
@@ -510,3 +513,51 @@ def test_stopping_early_drops_the_calls_that_wait():
     threading.Timer(0.2, go_on.set).start()
     results.close()
     assert started == [0, 1, 2]
+
+
+def test_a_protocol_takes_the_first_images_of_each_class():
+    targets, pictures = np.array([0, 1, 2, 0, 2, 1]), np.array([0, 0, 1, 2, 1, 3])
+    assert _first_images(targets, pictures, 1).tolist() == [True, True, True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "record", [{"segmentation": [[1, 1, 5, 1, 5, 3, 1, 3]]}, {"size": [4, 6], "counts": [5, 2, 17]}]
+)
+def test_records_of_sam_and_run_lengths_are_masks(tmp_path, record):
+    (mask,) = as_masks([record], (4, 6))
+    expected = np.zeros((4, 6), dtype=bool)
+    if "counts" in record:  # Down the columns: five out, two in.
+        expected[1:3, 1] = True
+    else:
+        expected[1:3, 1:5] = True
+    np.testing.assert_array_equal(mask.to_array(), expected)
+    with pytest.raises(MaskError, match="mask 0: a dict without 'segmentation'"):
+        as_masks([{"area": 3}], (4, 6))
+
+
+def test_colours_of_16_bits_that_cannot_be_decoded_are_an_error(tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "p.png"), np.full((3, 4, 3), 40_000, dtype=np.uint16))
+    assert load_image(tmp_path / "p.png")[0, 0].tolist() == [156, 156, 156]
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
+    with pytest.raises(ImageError, match="colours of 16 bits that cannot be read"):
+        load_image(tmp_path / "p.png")
+
+
+def test_predict_names_three_classes_per_region(tmp_path, capsys):
+    categories = [Category(number, f"class {number}") for number in range(5)]
+    model = colour_model(tmp_path, categories=categories, weight=np.arange(15).reshape(5, 3))
+    Image.new("RGB", (30, 20), (200, 9, 9)).save(tmp_path / "p.png")
+    main.run(
+        [
+            "predict",
+            str(tmp_path / "p.png"),
+            "--box",
+            "2,3,9,9",
+            "--model",
+            str(model),
+            "--json",
+            str(tmp_path / "o.json"),
+        ]
+    )
+    (region,) = json.loads((tmp_path / "o.json").read_text())["regions"]
+    assert [name["name"] for name in region["names"]] == ["class 4", "class 3", "class 2"]
