@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from maskwise.data.regions import Category
-from maskwise.model.model_file import INPUTS, OUTPUTS, ModelInfo
+from maskwise.model.model_file import CROP_OF, INPUTS, OUTPUTS, ModelInfo
 from maskwise.views.view import ViewSettings
 
 CATEGORIES = (Category(1, "person"), Category(18, "dog"), Category(47, "cup"))
@@ -20,7 +20,7 @@ STRENGTH = 40.0
 TEMPERATURE = 2.0
 
 
-def colour_model(folder: Path, *, seed: int = 0, weight=None, categories=CATEGORIES, **info) -> Path:
+def colour_model(folder: Path, *, seed: int = 0, weight=None, categories=CATEGORIES, wide_weight=None, **info) -> Path:
     """Write a model file.
 
     Args:
@@ -28,20 +28,22 @@ def colour_model(folder: Path, *, seed: int = 0, weight=None, categories=CATEGOR
         seed: above 0: the classes stand for other colours.
         weight: classes x 3; logits = weight @ (red, green, blue).
         categories: a class per row of the weight.
+        wide_weight: the weight of a second, wider crop. The embedding of each crop is then the mean colour of the whole
+            crop, not only under the mask, so that the two differ; `info` must have a view with two crops.
         info: further fields of `ModelInfo`.
     """
     if weight is None:
         weight = STRENGTH * np.roll(np.eye(3), seed, axis=1)
     path = folder / f"colour-{seed}.onnx"
     record = {"view": ViewSettings(size=64), "temperature": TEMPERATURE, "batch_size": 1, **info}
-    model = _graph(np.asarray(weight, dtype=np.float32))
+    model = _graph(np.asarray(weight, dtype=np.float32), wide_weight)
     helper.set_model_props(model, ModelInfo(name="colour", categories=tuple(categories), **record).to_metadata())
     onnx.checker.check_model(model)
     onnx.save(model, path)
     return path
 
 
-def _graph(weight: np.ndarray) -> onnx.ModelProto:
+def _graph(weight: np.ndarray, wide_weight=None) -> onnx.ModelProto:
     images, masks, image_of = INPUTS
     logits, embeddings = OUTPUTS
     constants = {
@@ -65,11 +67,27 @@ def _graph(weight: np.ndarray) -> onnx.ModelProto:
         helper.make_node("Div", ["sum", "some"], [embeddings]),
         helper.make_node("Gemm", [embeddings, "weight"], [logits], transB=1),
     ]
+    if wide_weight is not None:
+        nodes[5] = helper.make_node("Sub", ["share", "share"], ["no_share"])
+        nodes.insert(6, helper.make_node("Exp", ["no_share"], ["all"]))  # One everywhere.
+        nodes[7] = helper.make_node("Mul", ["own", "all"], ["weighed"])
+        nodes[9] = helper.make_node("ReduceSum", ["all", "sides"], ["covered"], keepdims=0)
+        constants["both"] = np.stack([weight, np.asarray(wide_weight, dtype=np.float32)]).transpose(0, 2, 1)
+        constants["one"] = np.array([1], dtype=np.int64)
+        nodes[-1:] = [
+            helper.make_node("Gather", ["both", CROP_OF], ["weights"], axis=0),
+            helper.make_node("Unsqueeze", [embeddings, "one"], ["rows"]),
+            helper.make_node("MatMul", ["rows", "weights"], ["products"]),
+            helper.make_node("Squeeze", ["products", "one"], [logits]),
+        ]
+        nodes.insert(5, helper.make_node("Unsqueeze", ["coverage", "last"], ["share"]))
     inputs = [
         helper.make_tensor_value_info(images, TensorProto.UINT8, ["v", "h", "w", 3]),
         helper.make_tensor_value_info(masks, TensorProto.UINT8, ["n", "h", "w"]),
         helper.make_tensor_value_info(image_of, TensorProto.INT64, ["n"]),
     ]
+    if wide_weight is not None:
+        inputs.append(helper.make_tensor_value_info(CROP_OF, TensorProto.INT64, ["n"]))
     outputs = [
         helper.make_tensor_value_info(logits, TensorProto.FLOAT, ["n", len(weight)]),
         helper.make_tensor_value_info(embeddings, TensorProto.FLOAT, ["n", 3]),

@@ -83,7 +83,7 @@ class Command:
         if self.overlay is not None:
             write_overlay(self.overlay, image, masks, predictions)
         print_table([name for name, _ in regions], predictions)
-        if outputs.crops < len(masks):
+        if outputs.shared:
             print(f"{len(masks)} masks shared {outputs.crops} crop(s); --mode exact crops around each", file=sys.stderr)
 
     def _mask_paths(self) -> list[Path]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from maskwise.data.atomic_files import whole_file
 from maskwise.errors import ModelError
-from maskwise.model.model_file import INPUTS, OUTPUTS, ModelInfo, graph_inputs
+from maskwise.model.model_file import CROP_OF, OUTPUTS, ModelInfo, graph_inputs
 from maskwise.model.session import open_session
-
-if TYPE_CHECKING:
-    pass
 
 HEAD_TOLERANCE = 1e-3
 """Largest difference of a replaced last layer's logits from what NumPy makes of the embeddings, over their size."""
@@ -46,11 +43,9 @@ def replace_head(
     logits, embeddings = OUTPUTS
     whole = onnx.load(source)
     declared = next(output for output in whole.graph.output if output.name == embeddings)
-    model = Extractor(whole).extract_model(list(INPUTS), [embeddings])
+    model = Extractor(whole).extract_model([node.name for node in whole.graph.input], [embeddings])
     graph = model.graph
-    for name, array in (("fitted.weight", weight), ("fitted.bias", bias)):
-        graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
-    graph.node.append(onnx.helper.make_node("Gemm", [embeddings, "fitted.weight", "fitted.bias"], [logits], transB=1))
+    _append_head(graph, weight, bias, len(info.view.crops))
     rows = declared.type.tensor_type.shape.dim[0].dim_param or "regions"
     shape = onnx.helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, [rows, len(bias)])
     del graph.output[:]
@@ -62,13 +57,45 @@ def replace_head(
         _check_head(temporary, weight, bias)
 
 
+def _append_head(graph: Any, weight: np.ndarray, bias: np.ndarray, crops: int) -> None:
+    """Add the last layer to a graph; of several crops, each has its columns of the weight and its share of the bias."""
+    import onnx
+    from onnx.helper import make_node
+
+    logits, embeddings = OUTPUTS
+    constants = {"fitted.weight": np.concatenate(np.split(weight, crops, axis=1)).astype(np.float32)}
+    constants["fitted.bias"] = np.tile(bias / crops, crops).astype(np.float32)
+    gemm = make_node("Gemm", [embeddings, "fitted.weight", "fitted.bias"], [logits], transB=1)
+    nodes = [gemm]
+    if crops > 1:
+        gemm.output[:] = ["fitted.of_all_crops"]
+        constants |= {
+            "fitted.shape": np.array([-1, crops, len(bias)]),
+            "fitted.kinds": np.arange(crops)[None],
+            "fitted.one": np.array([1]),
+            "fitted.two": np.array([2]),
+        }
+        nodes += [
+            make_node("Reshape", ["fitted.of_all_crops", "fitted.shape"], ["fitted.by_crop"]),
+            make_node("Unsqueeze", [CROP_OF, "fitted.one"], ["fitted.kind"]),
+            make_node("Equal", ["fitted.kind", "fitted.kinds"], ["fitted.is_kind"]),
+            make_node("Cast", ["fitted.is_kind"], ["fitted.share"], to=onnx.TensorProto.FLOAT),
+            make_node("Unsqueeze", ["fitted.share", "fitted.two"], ["fitted.shares"]),
+            make_node("Mul", ["fitted.by_crop", "fitted.shares"], ["fitted.own_crop"]),
+            make_node("ReduceSum", ["fitted.own_crop", "fitted.one"], [logits], keepdims=0),
+        ]
+    graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
+    graph.node.extend(nodes)
+
+
 def _check_head(path: Path, weight: np.ndarray, bias: np.ndarray) -> None:
     """Refuse a model file whose logits are not those that a last layer makes of its embeddings."""
     session, info = open_session(path)
-    side = info.view.size
-    image = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
-    got, embeddings = session.run(list(OUTPUTS), graph_inputs(image, image[..., 0]))
-    expected = embeddings @ weight.T + bias
-    difference = float(np.abs(got - expected).max() / np.abs(expected).max())
+    side, crops = info.view.size, len(info.view.crops)
+    images = np.random.default_rng(0).integers(0, 256, (crops, side, side, 3), dtype=np.uint8)
+    crop_of = np.arange(crops) if crops > 1 else None
+    got, embeddings = session.run(list(OUTPUTS), graph_inputs(images, images[..., 0], crop_of=crop_of))
+    expected = embeddings.ravel() @ weight.T + bias
+    difference = float(np.abs(got.sum(axis=0) - expected).max() / np.abs(expected).max())
     if not difference <= HEAD_TOLERANCE:
         raise ModelError(f"the written model's logits differ by {difference:.2g} of their size; nothing was written")

@@ -20,6 +20,9 @@ METADATA_KEY = "maskwise"
 INPUTS = ("images", "masks", "image_of")
 """uint8 V x H x W x 3, RGB 0 to 255; uint8 N x H x W, coverage 0 to 255; int64 N, which of the V images each mask lies
 in. The graph normalises."""
+CROP_OF = "crop_of"
+"""A further input of models that see two crops of every region: int64 N, 0 for the narrow crop and 1 for the wide one.
+The logits of a region are then the sum of those of its crops, its embedding is theirs one after the other."""
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 1000.0
 MAX_BATCH_SIZE = 4096
 MAX_VIEW_SIZE = 4096
@@ -121,6 +124,11 @@ def graph_inputs(
     images: UInt8[np.ndarray, "v h w 3"],
     masks: UInt8[np.ndarray, "n h w"],
     image_of: Int64[np.ndarray, " n"] | None = None,
+    crop_of: Int64[np.ndarray, " n"] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return what a model file's graph takes; see `INPUTS`. Without `image_of`, each mask lies in its own image."""
-    return dict(zip(INPUTS, (images, masks, np.arange(len(masks)) if image_of is None else image_of), strict=True))
+    """Return what a model file's graph takes; see `INPUTS` and `CROP_OF`.
+
+    Without `image_of`, each mask lies in its own image. `crop_of` is for models of two crops only.
+    """
+    inputs = dict(zip(INPUTS, (images, masks, np.arange(len(masks)) if image_of is None else image_of), strict=True))
+    return inputs if crop_of is None else {**inputs, CROP_OF: crop_of}

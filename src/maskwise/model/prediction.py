@@ -88,6 +88,7 @@ class ImageOutputs:
         categories: the model's classes, in the order of the logits.
         temperature: the logits are divided by it before the softmax.
         crops: how many crops of the image the network saw.
+        shared: whether masks shared crops; if not, each had its own.
         logits: before the temperature; None if only embeddings were asked for.
         embeddings: the features that the last layer classifies; None unless asked for.
     """
@@ -95,6 +96,7 @@ class ImageOutputs:
     categories: tuple[Category, ...]
     temperature: float
     crops: int
+    shared: bool = False
     logits: Float32[np.ndarray, "regions classes"] | None = None
     embeddings: Float32[np.ndarray, "regions features"] | None = None
 

@@ -21,6 +21,7 @@ from maskwise.model.prediction import ImageOutputs, Prediction, check_top
 from maskwise.model.runner import Device, GraphInputs, Runner
 from maskwise.views.integral_image import IntegralImage
 from maskwise.views.sharing import SharedView, own_views, shared_views
+from maskwise.views.view import ViewSettings
 
 Mode = Literal["auto", "exact", "shared"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -45,7 +46,8 @@ class _PlannedImage:
 
     image: Pixels
     regions: Sequence[Mask]
-    crops: list[SharedView]
+    crops: list[tuple[int, SharedView]]
+    """With each its kind: 0, or 1 for the second, wide crop of a model of two crops."""
     outputs: ImageOutputs
     waiting: int
     """Number of crops that the network has not seen yet."""
@@ -56,6 +58,7 @@ class _Crop:
     """A rendered crop, and the rows of its image's outputs that its masks fill."""
 
     planned: _PlannedImage
+    kind: int
     rows: tuple[int, ...]
     pixels: UInt8[np.ndarray, "h w 3"]
     coverage: UInt8[np.ndarray, "masks h w"]
@@ -237,31 +240,41 @@ class Predictor:
     def _planned(self, image: np.ndarray, masks: Masks, *, logits: bool, embeddings: bool) -> _PlannedImage:
         pixels = check_pixels(image)
         regions = as_masks(masks, pixels.shape[:2])
-        plan = self._plan(regions)
-        crops = [part for shared in plan for part in _parts(shared)]
+        kinds = self.info.view.crops
+        plan = [(kind, shared) for kind, one in enumerate(kinds) for shared in self._plan(regions, one)]
+        crops = [(kind, part) for kind, shared in plan for part in _parts(shared)]
         logit_rows, embedding_rows = (
-            np.zeros((len(regions), self._runner.width(name)), dtype=np.float32) if asked else None
-            for name, asked in zip(OUTPUTS, (logits, embeddings), strict=True)
+            np.zeros((len(regions), count * self._runner.width(name)), dtype=np.float32) if asked else None
+            for name, count, asked in zip(OUTPUTS, (1, len(kinds)), (logits, embeddings), strict=True)
         )
-        outputs = ImageOutputs(self.info.categories, self.info.temperature, len(plan), logit_rows, embedding_rows)
+        info, shared = self.info, len(plan) < len(kinds) * len(regions)
+        outputs = ImageOutputs(info.categories, info.temperature, len(plan), shared, logit_rows, embedding_rows)
         return _PlannedImage(pixels, regions, crops, outputs, len(crops))
 
-    def _plan(self, masks: Sequence[Mask]) -> list[SharedView]:
-        """Choose the crops in which the network sees the masks of an image; in exact mode one for each."""
+    def _plan(self, masks: Sequence[Mask], view: ViewSettings) -> list[SharedView]:
+        """Choose the crops of one kind in which the network sees the masks of an image; in exact mode one for each."""
         if not self.info.shares or self.mode == "exact" or (self.mode == "auto" and len(masks) < AUTO_MIN_MASKS):
-            return own_views(masks, self.info.view)
-        return shared_views(masks, self.info.view, MAX_SHARED_CROPS if self.mode == "shared" else None)
+            return own_views(masks, view)
+        return shared_views(masks, view, MAX_SHARED_CROPS if self.mode == "shared" else None)
 
     def _run_planned(self, images: Iterable[_PlannedImage], *, count: int | None = None) -> Iterator[ImageOutputs]:
         """Run the network on planned images; yields the outputs of each as soon as they are complete, in order."""
         started: deque[_PlannedImage] = deque()
         batches = self._batches(images, started)
-        for batch, arrays in self._runner.run(OUTPUTS, batches, _inputs_of, count=count):
+        for batch, arrays in self._runner.run(OUTPUTS, batches, self._inputs_of, count=count):
             _fill(batch, arrays)
             while started and not started[0].waiting:
                 yield started.popleft().outputs
         while started:  # Images without masks, after the last crop.
             yield started.popleft().outputs
+
+    def _inputs_of(self, batch: Sequence[_Crop]) -> GraphInputs:
+        counts = [len(crop.rows) for crop in batch]
+        pixels = np.stack([crop.pixels for crop in batch])
+        masks = np.concatenate([crop.coverage for crop in batch])
+        image_of = np.repeat(np.arange(len(batch)), counts)
+        crop_of = np.repeat([crop.kind for crop in batch], counts)
+        return graph_inputs(pixels, masks, image_of, crop_of if len(self.info.view.crops) > 1 else None)
 
     def _batches(self, images: Iterable[_PlannedImage], started: deque[_PlannedImage]) -> Iterator[list[_Crop]]:
         """Yield rendered crops in batches of one crop size; each image is noted in `started` before its first crop."""
@@ -287,28 +300,24 @@ class Predictor:
 
 def _rendered(planned: _PlannedImage) -> Iterator[_Crop]:
     integral = IntegralImage(planned.image)
-    for shared in planned.crops:
+    for kind, shared in planned.crops:
         coverage = np.stack([shared.view.cover(planned.regions[number]) for number in shared.masks])
-        yield _Crop(planned, shared.masks, shared.view.show(planned.image, integral), coverage)
-
-
-def _inputs_of(batch: Sequence[_Crop]) -> GraphInputs:
-    image_of = np.repeat(np.arange(len(batch)), [len(crop.rows) for crop in batch])
-    pixels = np.stack([crop.pixels for crop in batch])
-    return graph_inputs(pixels, np.concatenate([crop.coverage for crop in batch]), image_of)
+        yield _Crop(planned, kind, shared.masks, shared.view.show(planned.image, integral), coverage)
 
 
 def _fill(batch: Sequence[_Crop], arrays: Sequence[np.ndarray]) -> None:
-    """Put a batch's logits and embeddings into the rows of their images."""
+    """Add a batch's logits to the rows of their images, and put embeddings into the columns of their kind of crop."""
+    logits, embeddings = arrays
     start = 0
     for crop in batch:
-        rows = slice(start, start + len(crop.rows))
-        outputs = crop.planned.outputs
-        for target, source in zip((outputs.logits, outputs.embeddings), arrays, strict=True):
-            if target is not None:
-                target[list(crop.rows)] = source[rows]
+        part, rows, outputs = slice(start, start + len(crop.rows)), list(crop.rows), crop.planned.outputs
+        if outputs.logits is not None:
+            outputs.logits[rows] += logits[part]
+        if outputs.embeddings is not None:
+            first = crop.kind * embeddings.shape[1]
+            outputs.embeddings[rows, first : first + embeddings.shape[1]] = embeddings[part]
         crop.planned.waiting -= 1
-        start = rows.stop
+        start = part.stop
 
 
 def _parts(shared: SharedView) -> Iterator[SharedView]:

@@ -6,7 +6,7 @@ Training and prediction both use this geometry, so they cannot disagree.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
@@ -146,19 +146,23 @@ def _cells(start: float, length: float, step: float, count: int) -> slice:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSettings:
-    """How to choose the view of a region.
+    """How to choose the view of a region, or the two views.
 
     Attributes:
         kind: `crop`, a square around the region; or `whole`, the whole image at its own size (the published form).
         size: side of the square that the network sees, pixels (crop only).
         context: side of the crop over the longer side of the region's box (crop only).
         min_side: minimum side of the crop, image pixels (crop only): tiny regions need surroundings most.
+        wide_context: the same of a second, wider crop of every region; 0: there is none.
+        wide_min_side: minimum side of the second crop, image pixels.
     """
 
     kind: Literal["crop", "whole"] = "crop"
     size: int = 224
     context: float = 2.0
     min_side: int = 32
+    wide_context: float = 0.0
+    wide_min_side: int = 32
 
     def __post_init__(self) -> None:
         if self.kind not in ("crop", "whole"):
@@ -167,9 +171,22 @@ class ViewSettings:
             raise SettingsError(
                 f"view size {self.size}, min_side {self.min_side}, context {self.context}: each must be at least 1"
             )
+        if self.wide_context and (self.kind == "whole" or self.wide_context < 1 or self.wide_min_side < 1):
+            raise SettingsError(
+                f"view wide_context {self.wide_context}, wide_min_side {self.wide_min_side}: give kind 'crop' and at"
+                " least 1, or a wide_context of 0"
+            )
+
+    @property
+    def crops(self) -> tuple[ViewSettings, ...]:
+        """The settings of each view of a region: one, or a narrow and a wide crop."""
+        if not self.wide_context:
+            return (self,)
+        narrow = replace(self, wide_context=0.0)
+        return narrow, replace(narrow, context=self.wide_context, min_side=self.wide_min_side)
 
     def view(self, mask: Mask) -> View:
-        """Return the view of a region.
+        """Return the view of a region; of two crops, the narrow one.
 
         A crop is as wide as `context` says but no wider than the image's longer side. It moves inwards where it would
         leave the image: surroundings are worth more than padding.
