@@ -236,21 +236,25 @@ def judge(mutant: Mutant, folder: Path, tests: list[str]) -> Outcome:
 
 
 def page(outcomes: list[Outcome], notes: dict[str, str]) -> str:
-    """Return the results as Markdown."""
-    states = Counter(outcome.state for outcome in outcomes)
-    dead = len(outcomes) - states["survived"]
+    """Return the results as Markdown; survivors with a note do no harm and are not counted."""
+    survivors = [outcome.mutant for outcome in outcomes if outcome.state == "survived"]
+    harmless = {one: notes[key] for one in survivors if (key := f"{one.path}: {one.before} -> {one.after}") in notes}
+    counted, dead = len(outcomes) - len(harmless), len(outcomes) - len(survivors)
+    late = sum(outcome.state == "timed out" for outcome in outcomes)
     text = [
         "# Mutants of the light floor",
-        f"{dead} of {len(outcomes)} mutants die ({dead / len(outcomes):.1%}), {states['timed out']} of them by the time"
-        " limit. Made by `make mutants`.",
+        f"{dead} of {counted} mutants that change a result die ({dead / counted:.1%}), {late} of them by the time limit."
+        f" {len(harmless)} more change no result. Made by `make mutants`.",
         "Survivors:",
+        "\n".join(_line(one) for one in survivors if one not in harmless) or "None.",
+        "Changes without effect, and why:",
+        "\n".join(f"{_line(one)} {note}" for one, note in harmless.items()) or "None.",
     ]
-    for outcome in outcomes:
-        if outcome.state == "survived":
-            one = outcome.mutant
-            note = notes.get(f"{one.path}: {one.before} -> {one.after}", "")
-            text.append(f"- `{one.path}:{one.line}`: `{one.before}` became `{one.after}`. {note}".rstrip())
-    return "\n\n".join(text[:3]) + "\n\n" + "\n".join(text[3:]) + "\n"
+    return "\n\n".join(text) + "\n"
+
+
+def _line(mutant: Mutant) -> str:
+    return f"- `{mutant.path}:{mutant.line}`: `{mutant.before}` became `{mutant.after}`."
 
 
 def main() -> None:

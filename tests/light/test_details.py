@@ -17,33 +17,40 @@ from PIL import Image
 from colour_model import CATEGORIES, colour_model
 from maskwise import Mask, Name, Prediction, Predictor, label_coco, load_image, read_coco
 from maskwise.cli import main
+from maskwise.cli.fit import print_fit
 from maskwise.cli.label import Command as LabelCommand
 from maskwise.cli.options import parse_flags
 from maskwise.cli.predict import print_table
 from maskwise.cli.region_options import RegionFlags
 from maskwise.concurrency import map_in_threads
 from maskwise.data import coco_index, images
-from maskwise.data.atomic_files import write_text
+from maskwise.data.atomic_files import write_json, write_text
 from maskwise.data.image_paths import _forms
 from maskwise.data.label_maps import _void_note, regions_from_label_maps
 from maskwise.data.mask_files import read_instances
 from maskwise.data.mask_pixels import COLOUR_TOLERANCE, _listed, region_pixels, region_pixels_of_colours
 from maskwise.data.masks import clip_polygon
+from maskwise.data.plain_files import shortened
 from maskwise.data.regions import Category
 from maskwise.data.sam import read_segments
 from maskwise.data.segmentations import mask_of_segmentation
 from maskwise.errors import ImageError, MaskError
-from maskwise.model import session
+from maskwise.model import predictor, session
 from maskwise.model.head_replacement import replace_head
 from maskwise.model.mask_inputs import as_masks
 from maskwise.model.model_file import ModelInfo
 from maskwise.progress import Progress
 from maskwise.reports.contact_sheet import LONGEST, _scaled
+from maskwise.reports.drawing import class_colour
+from maskwise.reports.markdown import LISTED_CLASSES, _class_tables
 from maskwise.tasks import labelling, metrics
 from maskwise.tasks.calibration import fit_temperature
-from maskwise.tasks.evaluation import _first_images
-from maskwise.tasks.linear_heads import Part, _judge, _logits_unseen, choose_head, class_weights, fit_head
+from maskwise.tasks.evaluation import _first_images, _with_noise
+from maskwise.tasks.evaluation_report import ClassResult
+from maskwise.tasks.fitting import Fit
+from maskwise.tasks.linear_heads import Part, Trial, _judge, _logits_unseen, choose_head, class_weights, fit_head
 from maskwise.tasks.metrics import calibration_error, wilson_interval
+from maskwise.views.sharing import SharedView
 from maskwise.views.view import ViewSettings
 
 
@@ -462,10 +469,10 @@ def test_a_long_thin_crop_keeps_a_pixel_on_the_contact_sheet():
 
 def test_predictions_hold_embeddings_only_if_asked(tmp_path):
     image, masks = np.full((20, 30, 3), 90, dtype=np.uint8), np.ones((1, 20, 30), dtype=bool)
-    predictor = Predictor(colour_model(tmp_path))
-    assert predictor.predict(image, masks)[0].embedding is None
-    assert predictor.predict(image, masks, embeddings=True)[0].embedding.shape == (3,)
-    assert next(predictor.predict_many([(image, masks)]))[0].embedding is None
+    opened = Predictor(colour_model(tmp_path))
+    assert opened.predict(image, masks)[0].embedding is None
+    assert opened.predict(image, masks, embeddings=True)[0].embedding.shape == (3,)
+    assert next(opened.predict_many([(image, masks)]))[0].embedding is None
 
 
 @pytest.mark.parametrize(
@@ -561,3 +568,135 @@ def test_predict_names_three_classes_per_region(tmp_path, capsys):
     )
     (region,) = json.loads((tmp_path / "o.json").read_text())["regions"]
     assert [name["name"] for name in region["names"]] == ["class 4", "class 3", "class 2"]
+
+
+@pytest.mark.parametrize("value", [5, "abc", [], [[1, 2], "x", {}]])
+def test_what_is_no_segmentation_is_refused(value):
+    with pytest.raises(MaskError, match="'segmentation' has"):
+        mask_of_segmentation(value, (3, 6))
+
+
+def test_the_interval_leaves_out_two_and_a_half_per_cent_at_each_end():
+    assert metrics._central_95(np.arange(1001)) == (25.0, 975.0)
+
+
+def test_a_confidence_of_1_is_in_the_last_bin():
+    """0.95 (right) and 1.0 (wrong) share the last of ten bins: |0.05 - 1.0| / 2. Apart they would give 1.05 / 2."""
+    probabilities = np.float32([[0.95, 0.05], [1.0, 0.0]])
+    assert calibration_error(probabilities, np.array([0, 1]), bins=10) == pytest.approx(0.475, abs=1e-6)
+
+
+def test_long_lists_of_classes_show_the_worst_and_the_best():
+    def result(accuracy):
+        return ClassResult(regions=4, accuracy=accuracy, ci95=(0.0, 1.0), most_confused_with=None)
+
+    few = {f"c{number:02}": result(number / 100) for number in range(2 * LISTED_CLASSES)}
+    assert _class_tables(few)[0] == "From the worst to the best:"
+    many = {**few, "last": result(0.99)}
+    worst_title, worst, best_title, best = _class_tables(many)
+    assert (worst_title, best_title) == (f"The {LISTED_CLASSES} worst:", f"The {LISTED_CLASSES} best:")
+    names = [[row.split("|")[1].strip() for row in table.splitlines()[2:]] for table in (worst, best)]
+    assert names[0] == [f"c{number:02}" for number in range(LISTED_CLASSES)]
+    assert names[1] == ["last", *(f"c{number:02}" for number in range(2 * LISTED_CLASSES - 1, LISTED_CLASSES, -1))]
+
+
+@pytest.mark.parametrize(("machine", "asked"), [(7, 2), (2, 0)])
+def test_onnx_runtime_gets_the_cores_that_this_process_may_use(tmp_path, monkeypatch, machine, asked):
+    """0 leaves the number to ONNX Runtime, which then pins its threads to all cores."""
+    monkeypatch.setattr(session, "available_cores", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: machine)
+    opened, _ = session.open_session(colour_model(tmp_path))
+    assert opened.get_session_options().intra_op_num_threads == asked
+
+
+def test_floats_of_which_some_are_above_1_are_refused():
+    with pytest.raises(MaskError, match=r"floats from 0\.2 to 5"):
+        region_pixels(np.array([[0.2, 5.0]]))
+
+
+def test_masks_are_given_to_the_network_at_least_one_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(predictor, "MAX_MASK_PIXELS", 1)
+    view = ViewSettings(size=8)
+    shared = SharedView(view.view(Mask.from_box((2, 2, 9, 9), (20, 30))), (4, 5, 6))
+    assert [part.masks for part in predictor._parts(shared)] == [(4,), (5,), (6,)]
+    monkeypatch.setattr(predictor, "MAX_MASK_PIXELS", 130)
+    assert [part.masks for part in predictor._parts(shared)] == [(4, 5), (6,)]
+
+
+def test_shifted_masks_go_in_all_directions():
+    mask = Mask.from_box((40, 40, 20, 20), (100, 100))
+    moved = _with_noise([mask] * 60, "shift", np.random.default_rng(0))
+    moves = np.array([np.subtract(one.box_xywh[:2], (40, 40)) for one in moved])
+    for axis in (0, 1):
+        assert (moves[:, axis] > 0).sum() > 15
+        assert (moves[:, axis] < 0).sum() > 15
+
+
+def test_the_chosen_head_is_marked(capsys):
+    parts = (Part("linear", 1.0),), (Part("mean", 0.5),)
+    trials = tuple(Trial(part, micro=0.5, macro=0.5, likelihood=-1.0, regions=9, classes=2) for part in parts)
+    print_fit(Fit({"a": 4, "b": 5}, trials, 1.0))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "linear 1" in line or "mean 0.5" in line]
+    assert ["(chosen)" in line for line in lines] == [True, False]
+
+
+def test_json_is_indented_by_two(tmp_path):
+    write_json(tmp_path / "a.json", {"a": ["é"]})
+    assert (tmp_path / "a.json").read_text() == '{\n  "a": [\n    "é"\n  ]\n}\n'
+
+
+@pytest.mark.parametrize("length", [5, 6])
+def test_a_text_is_shortened_to_a_length(length):
+    assert shortened("abcdefghij", length) == {5: "ab…ij", 6: "abc…hij"}[length]
+
+
+def test_the_colour_of_a_class_fits_into_a_byte_and_is_strong():
+    for number in range(300):
+        colour = class_colour(f"class {number}")
+        lightness = (max(colour) + min(colour)) / 2 / 255
+        assert 0 <= min(colour) < max(colour) <= 255
+        # Lightness 0.45, 0.55 or 0.65; saturation 0.85 of what it allows.
+        assert min(abs(lightness - wanted) for wanted in (0.45, 0.55, 0.65)) < 0.004
+        assert (max(colour) - min(colour)) / 255 == pytest.approx(0.85 * (1 - abs(2 * lightness - 1)), abs=0.01)
+
+
+def test_a_long_text_loses_its_middle():
+    text = "0123456789" * 20
+    short = shortened(text)
+    assert short.startswith("0123456789")
+    assert short.endswith("0123456789")
+    assert len(short) < 200
+    assert shortened("0123456789") == "0123456789"
+
+
+def test_records_of_other_kinds_are_found_again(tmp_path, segments):
+    """Between two annotations stand a number and a text that has a brace in it."""
+    content = json.loads(segments.read_text())
+    content["annotations"][1:1] = [7, "a { b"]
+    segments.write_text(json.dumps(content))
+    coco = read_coco(segments, labelled=False, on_error="skip")
+    assert coco.ids(0)[1] == content["annotations"][0]["id"]
+    problems = [problem.message for problem in coco.problems]
+    assert len(problems) >= 2
+
+
+def test_a_stated_size_of_one_pixel_is_a_size(tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 1, "width": 6}],
+        "annotations": [{"id": 1, "image_id": 1, "bbox": [2, 0, 3, 1]}],
+    }
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    coco = read_coco(tmp_path / "s.json", labelled=False)
+    assert coco.read_mask(0, tmp_path / "missing.png").box_xywh == (2, 0, 3, 1)
+
+
+def test_a_height_without_a_width_is_no_size(tmp_path):
+    """Then the image says it."""
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 4}],
+        "annotations": [{"id": 1, "image_id": 1, "bbox": [2, 0, 3, 1]}],
+    }
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
+    coco = read_coco(tmp_path / "s.json", labelled=False)
+    assert coco.read_mask(0, tmp_path / "a.png").image_hw == (4, 6)
