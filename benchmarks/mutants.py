@@ -243,8 +243,8 @@ def page(outcomes: list[Outcome], notes: dict[str, str]) -> str:
     late = sum(outcome.state == "timed out" for outcome in outcomes)
     text = [
         "# Mutants of the light floor",
-        f"{dead} of {counted} mutants that change a result die ({dead / counted:.1%}), {late} of them by the time limit."
-        f" {len(harmless)} more change no result. Made by `make mutants`.",
+        f"{dead} of {counted} mutants that change a result die ({dead / counted:.1%}), {late} of them by the time"
+        f" limit. {len(harmless)} more change no result. Made by `make mutants`.",
         "Survivors:",
         "\n".join(_line(one) for one in survivors if one not in harmless) or "None.",
         "Changes without effect, and why:",

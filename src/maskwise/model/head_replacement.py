@@ -63,7 +63,9 @@ def _append_head(graph: Any, weight: np.ndarray, bias: np.ndarray, crops: int) -
     from onnx.helper import make_node
 
     logits, embeddings = OUTPUTS
-    constants = {"fitted.weight": np.concatenate(np.split(weight, crops, axis=1)).astype(np.float32)}
+    constants: dict[str, np.ndarray] = {
+        "fitted.weight": np.concatenate(np.split(weight, crops, axis=1)).astype(np.float32)
+    }
     constants["fitted.bias"] = np.tile(bias / crops, crops).astype(np.float32)
     gemm = make_node("Gemm", [embeddings, "fitted.weight", "fitted.bias"], [logits], transB=1)
     nodes = [gemm]

@@ -60,6 +60,7 @@ class Sample(NamedTuple):
         number: the region's index among the regions it comes from.
         skipped: images that were sampled first and could not be read.
         extra: other regions in the crop to train on.
+        wide: pixels and coverage of the second, wider crop, of a model of two.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -68,6 +69,7 @@ class Sample(NamedTuple):
     number: int
     skipped: tuple[UnreadableImage, ...] = ()
     extra: tuple[ExtraRegion, ...] = ()
+    wide: tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,21 +79,24 @@ class RegionBatch:
     Attributes:
         images: RGB crops, 0 to 255.
         masks: how much of each pixel of its crop a region covers, 0 to 255. First the regions that the crops were made
-            for, in the order of the crops, then the extra regions.
-        image_of: index of the crop that each region lies in.
+            for, in the order of the crops, then the extra regions. Of a model of two crops first all in narrow crops,
+            then the same in wide ones.
+        image_of: index of the crop that each mask lies in.
         targets: class indices, or `NO_CLASS`.
         numbers: indices of the regions among those they come from.
         weights: weights of the regions' losses, 0 to 1.
         skipped: images that could not be read, once for each time one was sampled.
+        crop_of: whether each mask is in a narrow crop (0) or a wide one (1); None for models of one crop.
     """
 
     images: UInt8[Tensor, "v h w 3"]
-    masks: UInt8[Tensor, "n h w"]
-    image_of: Int64[Tensor, " n"]
+    masks: UInt8[Tensor, "m h w"]
+    image_of: Int64[Tensor, " m"]
     targets: Int64[Tensor, " n"]
     numbers: Int64[Tensor, " n"]
     weights: Float32[Tensor, " n"]
     skipped: tuple[UnreadableImage, ...] = ()
+    crop_of: Int64[Tensor, " m"] | None = None
 
     def to(self, device: torch.device) -> RegionBatch:
         """Return the batch on a device."""
@@ -103,7 +108,12 @@ class RegionBatch:
             targets=self.targets.to(device),
             numbers=self.numbers.to(device),
             weights=self.weights.to(device),
+            crop_of=None if self.crop_of is None else self.crop_of.to(device),
         )
+
+    def add_crops(self, rows: Float32[Tensor, "m d"]) -> Float32[Tensor, "n d"]:
+        """Return a row per region: the sum of those of its crops."""
+        return rows if self.crop_of is None else rows.reshape(2, -1, rows.shape[1]).sum(dim=0)
 
 
 def collate(items: Sequence[Sample | UnreadableImage]) -> RegionBatch:
@@ -112,14 +122,17 @@ def collate(items: Sequence[Sample | UnreadableImage]) -> RegionBatch:
     skipped = [image for item in items for image in (item.skipped if isinstance(item, Sample) else [item])]
     regions = [(view, ExtraRegion(s.coverage, s.target, s.number, 1.0)) for view, s in enumerate(samples)]
     regions += [(view, extra) for view, s in enumerate(samples) for extra in s.extra]
+    wide = [s.wide for s in samples if s.wide is not None]
+    image_of = torch.tensor([view for view, _ in regions], dtype=torch.int64)
     return RegionBatch(
-        images=_stack([s.pixels for s in samples], (0, 0, 3)),
-        masks=_stack([region.coverage for _, region in regions], (0, 0)),
-        image_of=torch.tensor([view for view, _ in regions], dtype=torch.int64),
+        images=_stack([s.pixels for s in samples] + [pixels for pixels, _ in wide], (0, 0, 3)),
+        masks=_stack([region.coverage for _, region in regions] + [coverage for _, coverage in wide], (0, 0)),
+        image_of=torch.cat([image_of, image_of + len(samples)]) if wide else image_of,
         targets=torch.tensor([region.target for _, region in regions], dtype=torch.int64),
         numbers=torch.tensor([region.number for _, region in regions], dtype=torch.int64),
         weights=torch.tensor([region.weight for _, region in regions], dtype=torch.float32),
         skipped=tuple(skipped),
+        crop_of=torch.arange(2).repeat_interleave(len(samples)) if wide else None,
     )
 
 

@@ -21,7 +21,13 @@ PUBLISHED_STD_RGB = (65.0, 65.0, 65.0)
 
 
 def build_network(
-    settings: NetworkSettings, *, classes: int, weights: str = "random", probe_size: int = 224, teacher_width: int = 0
+    settings: NetworkSettings,
+    *,
+    classes: int,
+    weights: str = "random",
+    probe_size: int = 224,
+    teacher_width: int = 0,
+    crops: int = 1,
 ) -> RegionClassifier:
     """Build a network.
 
@@ -31,6 +37,7 @@ def build_network(
         weights: of the trunk: `random`, `timm`, or a safetensors file with timm's names (ResNets: or torchvision's).
         probe_size: side of the square image on which the layout of sites is found, pixels.
         teacher_width: length of the teacher's embeddings; 0: no teacher.
+        crops: how many crops of every region the network sees.
 
     Raises:
         SettingsError: there is no such trunk or site, or the branch does not fit the trunk.
@@ -48,6 +55,11 @@ def build_network(
         raise SettingsError(
             f"trunk {settings.trunk} cannot take images of {probe_size} pixels, or a site does not fit: {error}"
         ) from error
+    if settings.pool == "layers" and not (features.layout == "tokens" and features.prefix and settings.sites == ()):
+        raise SettingsError(
+            f"pool 'layers' needs a ViT with a class token and no sites (sites = []); got trunk {settings.trunk}, sites"
+            f" {list(settings.sites)}"
+        )
     mean, std = _normalisation(settings, trunk)
     return RegionClassifier(
         trunk,
@@ -55,6 +67,7 @@ def build_network(
         features=features,
         classes=classes,
         pool=settings.pool,
+        crops=crops,
         dropout=settings.dropout,
         teacher_width=teacher_width,
         mean_rgb=mean,

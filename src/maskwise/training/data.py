@@ -295,6 +295,8 @@ class TrainingRegions(Dataset[Sample]):
             rng = np.random.default_rng(key if attempt else key[:3])
             number = self.draw(rng)
             try:
+                if self.settings.view.wide_context:
+                    return self.augmented(number, rng, tuple(skipped))
                 view, pixels, coverage = self._render(self.regions[number], request, rng)
                 if blank and rng.random() < blank:
                     image = blank_pixels((*self.regions[number].read_mask().image_hw, 3), rng)
@@ -308,6 +310,25 @@ class TrainingRegions(Dataset[Sample]):
             f"most images cannot be read: {MAX_TRIES} in a row; the last: {skipped[-1].reason}; repair the data, then"
             " start the run again"
         )
+
+    def augmented(self, number: int, rng: np.random.Generator, skipped: tuple[UnreadableImage, ...] = ()) -> Sample:
+        """Return a sample of a given region, with each of its crops; both are mirrored, or none is.
+
+        Raises:
+            ImageError, AnnotationError, MaskError: as in `__getitem__`.
+        """
+        region, augment = self.regions[number], self.settings.augment
+        mask = jitter_mask(region.read_mask(), augment, rng)
+        image, flip = load_region_image(region, mask), bool(rng.random() < augment.flip)
+        crops = []
+        for one in self.settings.view.crops:
+            view = jitter_crop(one.view(mask), augment, rng)
+            if augment.widen > 1:
+                view = widen_crop(view, mask.image_hw, augment, rng)
+            pixels, coverage = replace(view, flip=flip).render(image, mask)
+            crops.append((jitter_colours(pixels, augment, rng), coverage))
+        wide = crops[1] if len(crops) > 1 else None
+        return Sample(*crops[0], int(self.targets[number]), number, skipped, wide=wide)
 
     def _render(
         self, region: LabelledRegion, request: SampleRequest, rng: np.random.Generator
@@ -398,5 +419,5 @@ class UnaugmentedRegions(Dataset[Sample | UnreadableImage]):
             image = load_region_image(region, mask)
         except ImageError as error:
             return UnreadableImage(str(region.image_path), str(error))
-        pixels, coverage = self.view.view(mask).render(image, mask)
-        return Sample(pixels, coverage, self.index[region.name], number)
+        (pixels, coverage), *others = (one.view(mask).render(image, mask) for one in self.view.crops)
+        return Sample(pixels, coverage, self.index[region.name], number, wide=others[0] if others else None)

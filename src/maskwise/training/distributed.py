@@ -159,7 +159,7 @@ class DDPWrapper:
         self._wrapped = network
         self._trained: list[bool] = []
 
-    def __call__(self, *inputs: Tensor) -> Any:
+    def __call__(self, *inputs: Tensor | None) -> Any:
         """Return the network's outputs."""
         trained = [parameter.requires_grad for parameter in self.network.parameters()]
         if self.accelerator.num_processes > 1 and trained != self._trained:

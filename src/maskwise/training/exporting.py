@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from maskwise.data.atomic_files import whole_file
 from maskwise.errors import ModelError
-from maskwise.model.model_file import INPUTS, OUTPUTS, ModelInfo, graph_inputs
+from maskwise.model.model_file import CROP_OF, INPUTS, OUTPUTS, ModelInfo, graph_inputs
 from maskwise.training.batches import Sample
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint
 from maskwise.training.data import Split, UnaugmentedRegions, read_data
@@ -50,9 +50,11 @@ class _ExportedNetwork(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor, masks: Tensor, image_of: Tensor) -> tuple[Tensor, Tensor]:
-        embeddings = self.network.embed(images, masks, image_of)
-        return self.network.head(embeddings), embeddings
+    def forward(
+        self, images: Tensor, masks: Tensor, image_of: Tensor, crop_of: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        embeddings = self.network.embed(images, masks, image_of, crop_of)
+        return self.network.classify(embeddings, crop_of), embeddings
 
 
 @dataclass(frozen=True)
@@ -142,21 +144,24 @@ def _write_graph(network: RegionClassifier, checkpoint: Checkpoint, path: Path) 
     regions, sides = torch.export.Dim("regions", min=1), dict[int, Any]()
     if view.kind == "whole":
         sides = {1: torch.export.Dim("height", min=32), 2: torch.export.Dim("width", min=32)}
-    shapes = ({0: torch.export.Dim("views", min=1), **sides}, {0: regions, **sides}, {0: regions})
-    example = (
+    shapes = [{0: torch.export.Dim("views", min=1), **sides}, {0: regions, **sides}, {0: regions}]
+    example = [
         torch.zeros(2, size, size, 3, dtype=torch.uint8),
         torch.full((3, size, size), 255, dtype=torch.uint8),
         torch.tensor([0, 1, 1]),
-    )
+    ]
+    names = list(INPUTS)
+    if network.crops > 1:
+        shapes, example, names = [*shapes, {0: regions}], [*example, torch.tensor([0, 1, 1])], [*names, CROP_OF]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The exporter warns about its own deprecations.
         program = torch.onnx.export(
             _ExportedNetwork(fold_layer_scales(network)).eval(),
-            example,
-            input_names=list(INPUTS),
+            tuple(example),
+            input_names=names,
             output_names=list(OUTPUTS),
             opset_version=OPSET,
-            dynamic_shapes=shapes,
+            dynamic_shapes=tuple(shapes),
             dynamo=True,
             verbose=False,
         )
@@ -215,7 +220,8 @@ def check_against_torch(network: RegionClassifier, path: Path, checkpoint: Check
     for height, width in sizes:
         images = generator.integers(0, 256, (3, height, width, 3), dtype=np.uint8)
         masks = (generator.random((4, height, width)) < 0.3).astype(np.uint8) * 255
-        inputs = graph_inputs(images, masks, np.array([2, 0, 1, 0]))
+        crop_of = np.array([0, 1, 1, 0]) if network.crops > 1 else None
+        inputs = graph_inputs(images, masks, np.array([2, 0, 1, 0]), crop_of)
         with torch.no_grad():
             expected = network(*map(torch.from_numpy, inputs.values())).numpy()
         logits = session.run(["logits"], inputs)[0]
@@ -311,10 +317,18 @@ class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # ONNX R
         for number in range(len(regions)):
             sample = regions[number]
             if isinstance(sample, Sample):  # Otherwise its image cannot be read.
-                yield graph_inputs(sample.pixels[None], sample.coverage[None])
+                yield graph_inputs(*_crops_of(sample))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._feeds, None)
+
+
+def _crops_of(sample: Sample) -> tuple[np.ndarray, np.ndarray, None, np.ndarray | None]:
+    """Return the inputs of a graph for one sample: one crop of it, or both."""
+    if sample.wide is None:
+        return sample.pixels[None], sample.coverage[None], None, None
+    pixels, coverage = zip((sample.pixels, sample.coverage), sample.wide, strict=True)
+    return np.stack(pixels), np.stack(coverage), None, np.arange(2)
 
 
 def quantise_dynamically(source: Path, target: Path) -> None:
@@ -371,15 +385,26 @@ def quantise_statically(source: Path, target: Path, split: Split, checkpoint: Ch
 def _kept_in_float(path: Path) -> list[str]:
     """Return the nodes that stay in float: the attention branch and the head, which are small and matter most."""
     graph = onnx.load(path).graph
-    logits = OUTPUTS[0]
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     kept = []
     for node in graph.node:
         shapes = [weights[name] for name in node.input if name in weights]
         on_mask = node.op_type == "Conv" and any(len(shape) == 4 and shape[1] == 1 for shape in shapes)
-        if on_mask or logits in node.output:
+        if on_mask:
             kept.append(node.name)
-    return kept
+    return [*kept, *_head_products(graph)]
+
+
+def _head_products(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the last products before the logits: those of the head."""
+    makers = {name: node for node in graph.node for name in node.output}
+    wanted = [OUTPUTS[0]]
+    while wanted:
+        node = makers.pop(wanted.pop(), None)
+        if node is not None and node.op_type in ("MatMul", "Gemm"):
+            yield node.name
+        elif node is not None:
+            wanted += [name for name in node.input if name != OUTPUTS[1]]
 
 
 def predict_holdout_with_graph(path: Path, split: Split, checkpoint: Checkpoint) -> HeldOutOutputs:
@@ -387,9 +412,13 @@ def predict_holdout_with_graph(path: Path, split: Split, checkpoint: Checkpoint)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     class Graph(nn.Module):
-        def forward(self, images: Tensor, masks: Tensor) -> Tensor:
-            pairs = zip(images.numpy(), masks.numpy(), strict=True)
-            rows = [session.run(["logits"], graph_inputs(image[None], mask[None]))[0] for image, mask in pairs]
+        def forward(
+            self, images: Tensor, masks: Tensor, _image_of: Tensor | None = None, crop_of: Tensor | None = None
+        ) -> Tensor:
+            rows = []
+            for number, (image, mask) in enumerate(zip(images.numpy(), masks.numpy(), strict=True)):
+                kind = None if crop_of is None else crop_of[number : number + 1].numpy()
+                rows.append(session.run(["logits"], graph_inputs(image[None], mask[None], crop_of=kind))[0])
             return torch.from_numpy(np.concatenate(rows))
 
     return predict_holdout(Graph(), split, checkpoint.settings)

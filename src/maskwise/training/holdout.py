@@ -114,12 +114,14 @@ def predict_regions(
     skipped: list[UnreadableImage] = []
     device = accelerator.device if accelerator else torch.device("cpu")
     with torch.no_grad(), accelerator.autocast() if accelerator else nullcontext():
-        for batch in batches:
-            skipped += batch.skipped
-            if len(batch.targets):
-                logits.append(network(batch.images.to(device), batch.masks.to(device)).float().cpu())
-                targets.append(batch.targets)
-                numbers.append(batch.numbers)
+        for made in batches:
+            skipped += made.skipped
+            if len(made.targets):
+                batch = made.to(device)
+                more = () if batch.crop_of is None else (batch.image_of, batch.crop_of)
+                logits.append(batch.add_crops(network(batch.images, batch.masks, *more).float()).cpu())
+                targets.append(made.targets)
+                numbers.append(made.numbers)
     if not logits:
         none = torch.empty(0, dtype=torch.int64)
         return HeldOutOutputs(torch.empty(0, len(split.categories)), none, none, tuple(skipped))

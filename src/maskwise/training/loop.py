@@ -42,6 +42,7 @@ from maskwise.training.distributed import (
     mean_over_processes,
     unused_parameters,
 )
+from maskwise.training.head_regression import fit_network_head
 from maskwise.training.holdout import HeldOutOutputs, holdout_temperature, predict_holdout
 from maskwise.training.monitoring import Throughput, hardest_sheet, holdout_scalars
 from maskwise.training.network import TEACHER_HEAD, RegionClassifier
@@ -53,6 +54,7 @@ from maskwise.training.teacher import distances_to_teacher, teacher_embeddings
 CHECKPOINT = "checkpoint.safetensors"
 FINAL = "final.safetensors"
 TEACHER = "teacher.safetensors"
+EMBEDDINGS = "embeddings.safetensors"
 RECORD = "run.json"
 """Files of a run folder."""
 UNWRITABLE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -82,7 +84,7 @@ def train(settings: TrainSettings, folder: Path) -> Path:
     accelerator = make_accelerator(settings.run.device, bf16=_use_bf16(settings.schedule.precision))
     make_folder(folder)
     if accelerator.is_main_process:
-        for name in (CHECKPOINT, FINAL, TEACHER):
+        for name in (CHECKPOINT, FINAL, TEACHER, EMBEDDINGS):
             remove_leftovers(folder / name)
     with explain_lost_processes(accelerator):
         run = start_run(settings, split, folder, accelerator)
@@ -220,10 +222,15 @@ def start_run(settings: TrainSettings, split: Split, folder: Path, accelerator: 
         weights=weights,
         probe_size=probe_size(settings),
         teacher_width=0 if teacher is None else teacher.embeddings.shape[1],
+        crops=len(settings.view.crops),
     ).to(memory_format=torch.channels_last)
     check_frozen(network, settings)
     optimiser = make_optimiser(network, settings.schedule)
     network = network.to(accelerator.device)
+    fitted: dict[str, float] = {}
+    if settings.schedule.head_c and not checkpoint:
+        with main_process_first(accelerator):  # The others read the embeddings that the main process writes.
+            fitted = fit_network_head(network, split, settings, accelerator, folder / EMBEDDINGS)
     optimiser = accelerator.prepare_optimizer(optimiser)
     average = None
     if settings.schedule.average:
@@ -240,6 +247,7 @@ def start_run(settings: TrainSettings, split: Split, folder: Path, accelerator: 
         "regions_train": len(split.train),
         "regions_holdout": len(split.holdout),
         "processes": accelerator.num_processes,
+        **fitted,
     }
     if teacher is not None:
         record["teacher_sha256"] = teacher.sha256
@@ -372,10 +380,10 @@ def take_step(run: Run, batch: RegionBatch) -> dict[str, Tensor]:
         group["lr"] = group["peak_lr"] * factor
     set_training_mode(run.network, head_only=run.step < schedule.head_steps, frozen=run.frozen)
     batch = batch.to(device)
-    crops = len(batch.images)
+    crops = len(batch.images) // (1 if batch.crop_of is None else 2)
     with accelerator.autocast():
-        out = run.ddp_network(batch.images, batch.masks, batch.image_of)
-    logits, embeddings = (out, None) if run.teacher is None else out
+        out = run.ddp_network(batch.images, batch.masks, batch.image_of, batch.crop_of)
+    logits, embeddings = (batch.add_crops(out), None) if run.teacher is None else out
     weights = batch.weights / crops
     losses = {"train/loss": (weights * region_losses(logits.float(), batch.targets, schedule)).sum()}
     if run.teacher is not None and embeddings is not None:
@@ -447,7 +455,10 @@ def load_network(checkpoint: Checkpoint) -> RegionClassifier:
         ModelError, SettingsError: see `build_network`.
     """
     network = build_network(
-        checkpoint.settings.network, classes=len(checkpoint.categories), probe_size=probe_size(checkpoint.settings)
+        checkpoint.settings.network,
+        classes=len(checkpoint.categories),
+        probe_size=probe_size(checkpoint.settings),
+        crops=len(checkpoint.settings.view.crops),
     )
     network.load_state_dict({name: t for name, t in checkpoint.weights.items() if not name.startswith(TEACHER_HEAD)})
     return network.eval()

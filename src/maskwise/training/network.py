@@ -23,6 +23,10 @@ INPUT_SITE = "input"
 LAST_SITE = "features"
 """The site after the trunk: its last features. If it is the only site, all regions of an image share one pass of the
 trunk."""
+POOLED_BLOCKS = 2
+"""Number of last blocks whose features are pooled with `layers`."""
+COVERED = 0.3
+"""Patches that a region covers by at least this share count for the maximum over its patches."""
 TEACHER_HEAD = "teacher_head."
 """Prefix of the weights that only predict the teacher's embeddings. They are dropped after training."""
 
@@ -124,6 +128,9 @@ class RegionClassifier(nn.Module):
 
     mean_rgb: Tensor
     std_rgb: Tensor
+    embedding_mean: Tensor
+    embedding_std: Tensor
+    """Of every embedding of each crop, over the training regions; only with the pool `layers`."""
 
     def __init__(
         self,
@@ -133,6 +140,7 @@ class RegionClassifier(nn.Module):
         features: Site,
         classes: int,
         pool: Pool = "mean",
+        crops: int = 1,
         dropout: float = 0.0,
         teacher_width: int = 0,
         mean_rgb: Sequence[float],
@@ -145,7 +153,9 @@ class RegionClassifier(nn.Module):
             attention: sites and the modules that act there, in the order of the trunk.
             features: layout of the output of `forward_features`.
             classes: number of logits.
-            pool: mean of the last features, mean under the mask, or both concatenated.
+            pool: mean of the last features, mean under the mask, or both concatenated; or `layers`, see
+                `NetworkSettings.pool`.
+            crops: how many crops of every region are seen; each has columns of its own in the head.
             dropout: dropout probability before the head, 0 to 1.
             teacher_width: length of the teacher's embeddings, predicted while training; 0: no teacher.
             mean_rgb: subtracted from pixels of 0 to 255.
@@ -157,8 +167,13 @@ class RegionClassifier(nn.Module):
         self.branch = nn.ModuleList(module for _, module in attention)
         self.features = features
         self.pool = pool
+        self.crops = crops
+        self.width = features.channels * {"mean": 1, "mask": 1, "both": 2, "layers": POOLED_BLOCKS + 2}[pool]
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(features.channels * (2 if pool == "both" else 1), classes)
+        self.head = nn.Linear(self.width * crops, classes)
+        if pool == "layers":
+            self.register_buffer("embedding_mean", torch.zeros(crops, self.width))
+            self.register_buffer("embedding_std", torch.ones(crops, self.width))
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.teacher_head = nn.Linear(self.head.in_features, teacher_width) if teacher_width else None
@@ -175,6 +190,7 @@ class RegionClassifier(nn.Module):
         images: UInt8[Tensor, "v H W 3"],
         masks: UInt8[Tensor, "n H W"],
         image_of: Int64[Tensor, " n"] | None = None,
+        crop_of: Int64[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n classes"] | tuple[Float[Tensor, "n classes"], Float[Tensor, "n teacher"]]:
         """Return logits of regions; when training with a teacher, also the predicted teacher embeddings.
 
@@ -182,9 +198,11 @@ class RegionClassifier(nn.Module):
             images: RGB, 0 to 255.
             masks: how much of each pixel the region covers, 0 to 255.
             image_of: index of the image that each mask lies in (default: one image per mask).
+            crop_of: of a network with two crops: which of its region's crops each mask is in. The logits of a region
+                are the sum of those of its crops.
         """
-        embeddings = self.embed(images, masks, image_of)
-        logits: Tensor = self.head(self.dropout(embeddings))
+        embeddings = self.embed(images, masks, image_of, crop_of)
+        logits = self.classify(self.dropout(embeddings), crop_of)
         if self.training and self.teacher_head is not None:
             return logits, self.teacher_head(embeddings)
         return logits
@@ -194,6 +212,7 @@ class RegionClassifier(nn.Module):
         images: UInt8[Tensor, "v H W 3"],
         masks: UInt8[Tensor, "n H W"],
         image_of: Int64[Tensor, " n"] | None = None,
+        crop_of: Int64[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "n d"]:
         """Return the embeddings that the head classifies; arguments as in `forward`."""
         mask = masks.unsqueeze(1).float() / 255
@@ -203,10 +222,48 @@ class RegionClassifier(nn.Module):
         pixels = (images.permute(0, 3, 1, 2).float() - self.mean_rgb) / self.std_rgb
         pixels = self._steer_at(INPUT_SITE, pixels, mask)
         with self._steered(mask, image_hw):
+            if self.pool == "layers":
+                return self._standardised(self._pooled_layers(pixels, mask, image_of), crop_of)
             features = self.features.to_maps(trunk_features(self.trunk, pixels), image_hw).float()
         if image_of is not None:
             features = features.index_select(0, image_of)
         return self._pooled(self._steer_at(LAST_SITE, features, mask), mask)
+
+    def classify(
+        self, embeddings: Float[Tensor, "n d"], crop_of: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n classes"]:
+        """Return the logits of embeddings; of several crops, each one's share of its region's logits."""
+        if crop_of is None:
+            logits: Tensor = self.head(embeddings)
+            return logits
+        weight = self.head.weight.reshape(-1, self.crops, self.width).transpose(0, 1).flatten(0, 1)
+        by_crop = F.linear(embeddings, weight).reshape(-1, self.crops, len(self.head.bias))
+        by_crop = by_crop + self.head.bias / self.crops
+        own = crop_of[:, None] == torch.arange(self.crops, device=crop_of.device)
+        return (by_crop * own[..., None].to(by_crop.dtype)).sum(dim=1)
+
+    def _pooled_layers(
+        self, pixels: Float[Tensor, "v 3 H W"], mask: Float[Tensor, "n 1 H W"], image_of: Int64[Tensor, " n"] | None
+    ) -> Float[Tensor, "n d"]:
+        """Return means under the mask of the last blocks, the class token, and the maximum over covered patches."""
+        layers = self.trunk.forward_intermediates(  # type: ignore[operator]
+            pixels, indices=POOLED_BLOCKS, norm=True, return_prefix_tokens=True, intermediates_only=True
+        )
+        token, maps = layers[-1][1][:, 0].float(), [layer.float() for layer, _ in layers]
+        if image_of is not None:
+            token, *maps = (one.index_select(0, image_of) for one in (token, *maps))
+        weight = F.avg_pool2d(mask, self.features.reduction)
+        total = weight.sum(dim=(2, 3)).clamp(min=1e-6)
+        means = [(one * weight).sum(dim=(2, 3)) / total for one in maps]
+        covered = weight >= weight.amax(dim=(2, 3), keepdim=True).clamp(max=COVERED)
+        maximum = torch.where(covered, maps[-1], torch.finfo(torch.float32).min).amax(dim=(2, 3))
+        return torch.cat([*means, token, maximum], dim=1)
+
+    def _standardised(self, embeddings: Float[Tensor, "n d"], crop_of: Int64[Tensor, " n"] | None) -> Tensor:
+        mean, std = self.embedding_mean, self.embedding_std
+        if crop_of is None:
+            return (embeddings - mean[0]) / std[0]
+        return (embeddings - mean.index_select(0, crop_of)) / std.index_select(0, crop_of)
 
     def _steer_at(self, name: str, features: Tensor, mask: Tensor) -> Tensor:
         """Return the features steered at a site that is not a module of the trunk."""

@@ -93,7 +93,12 @@ def _step_line(split: Split, settings: TrainSettings) -> str:
 
 def _parameter_line(split: Split, settings: TrainSettings) -> str:
     with torch.device("meta"):  # Shapes without values: needs no weights and no time.
-        network = build_network(settings.network, classes=len(split.categories), probe_size=probe_size(settings))
+        network = build_network(
+            settings.network,
+            classes=len(split.categories),
+            probe_size=probe_size(settings),
+            crops=len(settings.view.crops),
+        )
     check_frozen(network, settings)
     schedule = settings.schedule
     set_training_mode(network, head_only=schedule.head_steps >= schedule.steps, frozen=schedule.frozen)

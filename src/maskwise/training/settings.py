@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Merge = Literal["multiply", "add", "both", "hard"]
-Pool = Literal["mean", "mask", "both"]
+Pool = Literal["mean", "mask", "both", "layers"]
 Initial = Literal["identity", "add_ones", "default"]
 StoredAs = Literal["int8", "fp16", "fp32"]
 Storage = Literal["int8", "fp16", "fp32", "auto"]
@@ -55,7 +55,9 @@ class NetworkSettings:
     branch_stride: Literal[1, 2] = 1
     """1: resize the mask to the features, then convolve it. 2: convolve the full-size mask with stride 2."""
     pool: Pool = "mean"
-    """What the head sees of the last features: their mean (the published form), their mean under the mask, or both."""
+    """What the head sees of the last features: their mean (the published form), their mean under the mask, or both.
+    layers (ViTs): the means under the mask of the last two blocks, the class token, and the maximum over the patches
+    that the region covers, standardised over the training regions."""
     dropout: float = 0.0
     """Dropout probability before the head, 0 to 1."""
     normalisation: Literal["trunk", "published"] = "trunk"
@@ -172,6 +174,12 @@ class ScheduleSettings:
     """Number of optimiser steps."""
     batch_size: int = 32
     """Crops per step, summed over all processes; with windows, the maximum."""
+    head_c: float = 0.0
+    """Before the first step, fit the head to the embeddings of all training regions by logistic regression; this is C,
+    the inverse of its penalty. 0: start from random weights. Needs network.pool 'layers'. With 0 steps, nothing else is
+    trained."""
+    head_copies: int = 0
+    """Number of augmented copies of each training region that the regression sees beside the region itself."""
     head_steps: int = 0
     """Train only the head during the first steps: how many."""
     frozen: tuple[str, ...] = ()
@@ -266,6 +274,19 @@ class TrainSettings:
                 f" {', '.join(self.network.sites)} the mask acts inside the trunk, which must then run once per region;"
                 " set network.sites to ['features'] or [], or data.regions_per_view to 1"
             )
+        if self.view.wide_context and (
+            self.data.regions_per_view > 1 or self.teacher.model or self.window.enabled or self.augment.blank
+        ):
+            raise SettingsError(
+                "view.wide_context gives every region a second crop: set data.regions_per_view to 1 and augment.blank"
+                " to 0, and use neither teacher nor window"
+            )
+        if self.schedule.head_c and self.network.pool != "layers":
+            raise SettingsError(f"schedule.head_c needs network.pool 'layers', not {self.network.pool!r}")
+        if self.schedule.steps < 0 or self.schedule.head_c < 0 or self.schedule.head_copies < 0:
+            raise SettingsError("schedule.steps, head_c and head_copies must be 0 or more")
+        if not self.schedule.steps and not self.schedule.head_c:
+            raise SettingsError("schedule.steps is 0 and schedule.head_c too: nothing would be trained")
         if self.network.branch_stride == 2 and self.network.merge == "hard":
             raise SettingsError("merge 'hard' has no convolution, so branch_stride must be 1")
 
