@@ -3,10 +3,12 @@
 import json
 import os
 import stat
+import sys
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,7 @@ import pytest
 from PIL import Image
 
 from colour_model import CATEGORIES, colour_model
-from maskwise import Mask, Name, Prediction, Predictor, label_coco, load_image, read_coco
+from maskwise import LabelledRegion, Mask, Name, Prediction, Predictor, draw_overlay, label_coco, load_image, read_coco
 from maskwise.cli import main
 from maskwise.cli.fit import print_fit
 from maskwise.cli.label import Command as LabelCommand
@@ -25,9 +27,9 @@ from maskwise.cli.region_options import RegionFlags
 from maskwise.concurrency import map_in_threads
 from maskwise.data import coco_index, images
 from maskwise.data.atomic_files import write_json, write_text
-from maskwise.data.image_paths import _forms
+from maskwise.data.image_paths import _forms, find_images
 from maskwise.data.label_maps import _void_note, regions_from_label_maps
-from maskwise.data.mask_files import read_instances
+from maskwise.data.mask_files import read_instances, read_masks
 from maskwise.data.mask_pixels import COLOUR_TOLERANCE, _listed, region_pixels, region_pixels_of_colours
 from maskwise.data.masks import clip_polygon
 from maskwise.data.plain_files import shortened
@@ -41,7 +43,7 @@ from maskwise.model.mask_inputs import as_masks
 from maskwise.model.model_file import ModelInfo
 from maskwise.progress import Progress
 from maskwise.reports.contact_sheet import LONGEST, _scaled
-from maskwise.reports.drawing import class_colour
+from maskwise.reports.drawing import GREY, class_colour, draw_outline
 from maskwise.reports.markdown import LISTED_CLASSES, _class_tables
 from maskwise.tasks import labelling, metrics
 from maskwise.tasks.calibration import fit_temperature
@@ -700,3 +702,97 @@ def test_a_height_without_a_width_is_no_size(tmp_path):
     Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
     coco = read_coco(tmp_path / "s.json", labelled=False)
     assert coco.read_mask(0, tmp_path / "a.png").image_hw == (4, 6)
+
+
+def test_threads_that_are_asked_for_are_given_to_onnx_runtime(tmp_path):
+    opened, _ = session.open_session(colour_model(tmp_path), threads=3)
+    assert opened.get_session_options().intra_op_num_threads == 3
+
+
+def test_lines_of_large_pictures_are_thicker():
+    """900 pixels: 2. 2250 pixels: a line of 5."""
+    for side, thickness in ((900, 2), (2250, 5)):
+        image = np.zeros((40, side, 3), dtype=np.uint8)
+        mask = Mask.from_box((side // 2, 0, side // 3, 40), (40, side))
+        expected = np.zeros_like(image)
+        draw_outline(expected, mask.to_array(), GREY, max(thickness // 2, 1))
+        np.testing.assert_array_equal(draw_overlay(image, [mask], [None]), expected)
+
+
+def test_instances_that_leave_no_ground_are_all_there(tmp_path):
+    """The first id is not 0: no pixel is lost, and none is of another object."""
+    ids = np.array([[5, 5, 5, 9], [5, 9, 9, 9], [7, 7, 7, 7]], dtype=np.uint8)
+    Image.fromarray(ids).save(tmp_path / "i.png")
+    regions = dict(read_instances(tmp_path / "i.png", (3, 4)))
+    assert {name: mask.area for name, mask in regions.items()} == {"id 5": 4, "id 7": 4, "id 9": 4}
+    np.testing.assert_array_equal(regions["id 5"].to_array(), ids == 5)
+
+
+def test_two_pairs_are_two_polygons_of_too_few_points():
+    with pytest.raises(MaskError):
+        mask_of_segmentation([[1, 2], [3, 4]], (6, 8))
+    assert mask_of_segmentation([[1, 1], [5, 1], [5, 4], [1, 4]], (6, 8)).area == 12
+
+
+def test_a_mask_of_a_stack_is_named_by_its_place(tmp_path):
+    stack = np.zeros((3, 4, 6), dtype=bool)
+    stack[:2, 1, 2] = True
+    np.save(tmp_path / "m.npy", stack)
+    with pytest.raises(MaskError, match=r"m\.npy, mask 2: "):
+        read_masks(tmp_path / "m.npy", (4, 6))
+
+
+def test_an_image_without_an_iscrowd_has_single_objects(tmp_path):
+    assert coco_index._Annotation(id=1, image_id=1).iscrowd == 0
+
+
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch):
+    stream = TextIOWrapper(BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "argv", ["maskwise", "--version"])
+    with pytest.raises(SystemExit):
+        main.main()
+    stream.write("é")
+    stream.flush()
+    assert stream.buffer.getvalue().endswith(b"\\xe9")
+
+
+def test_macro_accuracy_counts_classes_that_have_regions():
+    assert metrics.macro_accuracy(np.array([0, 0, 2]), np.array([0, 2, 2])) == 0.75
+
+
+def test_low_confidences_have_bins_of_their_own():
+    """Of twenty classes: 0.06 (right) is in the first of fifteen bins, 0.1 (wrong) in the second."""
+    first, second = np.full(20, 0.94 / 19), np.full(20, 0.9 / 19)
+    first[0], second[0] = 0.06, 0.1
+    error = calibration_error(np.float32([first, second]), np.array([0, 1]))
+    assert error == pytest.approx((0.94 + 0.1) / 2, abs=1e-6)
+
+
+def test_files_are_looked_for_by_their_last_part(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    Image.new("RGB", (6, 4)).save(tmp_path / "deep" / "er" / "a.png")
+    content = {"images": [{"id": 1, "file_name": "other/folder/a.png"}], "annotations": [], "categories": []}
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    coco = read_coco(tmp_path / "s.json", labelled=False)
+    assert [Path(path) for path in find_images(coco, tmp_path, [0])] == [tmp_path / "deep" / "er" / "a.png"]
+
+
+def test_regions_of_the_same_place_are_equal_whatever_their_pixels():
+    def read():
+        raise AssertionError
+
+    fields = (Path("a.png"), 1, 2, "cat", None, False, read)
+    one = LabelledRegion(*fields, image=np.zeros((2, 3, 3), dtype=np.uint8))
+    assert one == LabelledRegion(*fields, image=np.ones((2, 3, 3), dtype=np.uint8))
+    assert "image=" not in repr(one)
+
+
+def test_an_image_of_unknown_size_is_written_as_it_was(segments, tmp_path):
+    """A record of the wrong kind among the images gets no width and height."""
+    content = json.loads(segments.read_text())
+    content["images"].append({"id": "none", "file_name": "missing.png"})
+    segments.write_text(json.dumps(content))
+    label_coco(segments, segments.parent / "images", tmp_path / "o.json", Predictor(colour_model(tmp_path)))
+    last = json.loads((tmp_path / "o.json").read_text())["images"][-1]
+    assert last == {"id": "none", "file_name": "missing.png"}

@@ -109,6 +109,13 @@ def test_classes_tell_what_they_are_taken_for(four_images: RegionSet):
     )
 
 
+def test_confusions_are_given_as_a_share_of_the_class(four_images):
+    """Of four cats two are called dogs and one a cow."""
+    page = report_markdown(evaluate(FakePredictor(), four_images).report)
+    assert "| cat | dog | 2 | 50.0 % |" in page
+    assert "| cat | cow | 1 | 25.0 % |" in page
+
+
 @pytest.mark.parametrize(("mode", "said"), [("exact", False), ("shared", True)])
 def test_page_says_where_regions_shared_views(four_images, mode, said):
     report = evaluate(FakePredictor(mode=mode), four_images).report
