@@ -32,7 +32,8 @@ SETTINGS = TrainSettings(
 def tiny_checkpoint(path: Path, settings: TrainSettings = SETTINGS, *, seed: int = 0) -> Path:
     """Write a checkpoint of a random network whose head is large enough that predictions differ."""
     torch.manual_seed(seed)
-    network = build_network(settings.network, classes=len(CATEGORIES), probe_size=64)
+    crops = len(settings.view.crops)
+    network = build_network(settings.network, classes=len(CATEGORIES), probe_size=64, crops=crops)
     torch.nn.init.normal_(network.head.weight, std=1.0)
     tensors = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
     Checkpoint(settings, CATEGORIES, 0, 2.0, {"regions_train": 3}, tensors).save(path)
