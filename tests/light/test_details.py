@@ -27,7 +27,7 @@ from maskwise.cli.region_options import RegionFlags
 from maskwise.concurrency import map_in_threads
 from maskwise.data import coco_index, images
 from maskwise.data.atomic_files import write_json, write_text
-from maskwise.data.image_paths import _forms, find_images
+from maskwise.data.image_paths import _forms, find_each_image
 from maskwise.data.label_maps import _void_note, regions_from_label_maps
 from maskwise.data.mask_files import read_instances, read_masks
 from maskwise.data.mask_pixels import COLOUR_TOLERANCE, _listed, region_pixels, region_pixels_of_colours
@@ -775,7 +775,7 @@ def test_files_are_looked_for_by_their_last_part(tmp_path):
     content = {"images": [{"id": 1, "file_name": "other/folder/a.png"}], "annotations": [], "categories": []}
     (tmp_path / "s.json").write_text(json.dumps(content))
     coco = read_coco(tmp_path / "s.json", labelled=False)
-    assert [Path(path) for path in find_images(coco, tmp_path, [0])] == [tmp_path / "deep" / "er" / "a.png"]
+    assert find_each_image(coco, tmp_path, [0]) == [str(tmp_path / "deep" / "er" / "a.png")]
 
 
 def test_regions_of_the_same_place_are_equal_whatever_their_pixels():

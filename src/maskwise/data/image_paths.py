@@ -16,38 +16,6 @@ from maskwise.data.plain_files import shortened
 from maskwise.errors import AnnotationError
 
 
-def find_images(
-    coco: CocoFile,
-    images_dir: str | os.PathLike[str],
-    images: Sequence[int],
-    *,
-    required: bool = True,
-    allow_outside: bool = False,
-) -> list[str]:
-    """Return the files of images; see `find_each_image`.
-
-    Args:
-        coco: the COCO file.
-        images_dir: folder that its file names are relative to.
-        images: rows of images.
-        required: whether a missing file is an error; if not, the path where it should be is returned.
-        allow_outside: whether file names may leave the folder.
-
-    Raises:
-        AnnotationError: there is no such folder, or the file of an image is not found or could be several.
-    """
-    paths = []
-    results = find_each_image(coco, images_dir, images, allow_outside=allow_outside)
-    for image, result in zip(images, results, strict=True):
-        if isinstance(result, str):
-            paths.append(result)
-        elif required:
-            raise result
-        else:
-            paths.append(os.path.join(images_dir, coco.file_name(image)))
-    return paths
-
-
 def find_each_image(
     coco: CocoFile, images_dir: str | os.PathLike[str], images: Sequence[int], *, allow_outside: bool = False
 ) -> list[str | AnnotationError]:
@@ -86,6 +54,26 @@ def find_each_image(
             where = f"{coco.path}: image id {value_of(coco.index.image_id, image)}"
             results[place] = AnnotationError(f"{where}: {names} would all be {result}; give the folder that holds each")
     return results
+
+
+def expected_files(
+    coco: CocoFile,
+    images_dir: str | os.PathLike[str],
+    images: Sequence[int],
+    results: Sequence[str | AnnotationError],
+) -> list[str | AnnotationError]:
+    """Return for each image its file; where there is none, the path where it should be.
+
+    Args:
+        coco: the COCO file.
+        images_dir: folder that its file names are relative to.
+        images: rows of images.
+        results: of `find_each_image`.
+    """
+    return [
+        result if isinstance(result, str) else os.path.join(images_dir, coco.file_name(image))
+        for image, result in zip(images, results, strict=True)
+    ]
 
 
 class _Folder:

@@ -17,11 +17,15 @@ from jaxtyping import Int32, Int64, Integer
 from maskwise.data.images import image_size, open_limited
 from maskwise.data.masks import Mask
 from maskwise.data.plain_files import check_plain_file
+from maskwise.data.problems import OnError, Problem, refuse
 from maskwise.data.regions import Category, Regions, RegionSet
 from maskwise.errors import AnnotationError, ImageError
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+SPECK = 0.001
+"""Components below this share of the image are specks to `fit`: they are many and look like nothing."""
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -70,7 +74,8 @@ def regions_from_label_maps(
     images_dir: str | os.PathLike[str],
     classes_file: str | os.PathLike[str],
     *,
-    min_area: int = 1,
+    min_area: float = 1,
+    on_error: OnError = "stop",
 ) -> RegionSet:
     """Read the connected components (8-neighbourhood) of every class as regions; touching objects of a class are one.
 
@@ -81,11 +86,13 @@ def regions_from_label_maps(
             `_mask` or `_gtFine_labelIds`.
         images_dir: the images.
         classes_file: line n (from 0) names pixel value n.
-        min_area: minimum size of a component, pixels.
+        min_area: minimum size of a component, pixels; below 1: share of its label map's pixels.
+        on_error: `stop` lists all faulty label maps and refuses them; `skip` leaves them out and notes them in the
+            set's `problems`.
 
     Raises:
-        AnnotationError: no such folder or no label map in it; a label map that cannot be read, has no image or
-            several, or is of another size than its image.
+        AnnotationError: no such folder or no usable label map in it; with `stop` also a label map that cannot be read,
+            has no image or several, or is of another size than its image.
     """
     names = read_class_names(classes_file)
     label_paths = _files(labels_dir, LABEL_SUFFIXES)
@@ -94,21 +101,32 @@ def regions_from_label_maps(
     candidates = defaultdict(list)
     for path in _files(images_dir, IMAGE_SUFFIXES):
         candidates[path.stem].append(path)
-    images, components, void, pixels = [], [], Counter[int](), 0
+    usable, images, components, void, pixels, small = [], [], [], Counter[int](), 0, 0
+    problems: list[Problem] = []
     for path in label_paths:
-        images.append(_image_of(path, candidates, Path(images_dir)))
-        labels = read_label_map(path)
-        _check_size(labels, path, images[-1])
-        components.append(_components(labels, len(names), min_area))
+        try:
+            image = _image_of(path, candidates, Path(images_dir))
+            labels = read_label_map(path)
+            _check_size(labels, path, image)
+        except AnnotationError as error:
+            problems.append(Problem(str(error), path.stem))
+            continue
+        usable.append(path)
+        images.append(image)
+        every = _components(labels, len(names))
+        components.append(every[every[:, 2] >= (min_area if min_area >= 1 else min_area * labels.size)])
+        small += len(every) - len(components[-1])
         values, counts = np.unique(labels[labels >= len(names)], return_counts=True)
         void.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         pixels += labels.size
+    if on_error == "stop" or not usable:
+        refuse(problems)
     maps = np.repeat(np.arange(len(components), dtype=np.int32), [len(rows) for rows in components])
     value, component, area = np.concatenate(components).T
     regions = Regions(
         names=names,
         images=np.array([os.fsencode(image) for image in images], dtype=bytes),
-        readers=(LabelMaps(tuple(label_paths), maps, value, component),),
+        readers=(LabelMaps(tuple(usable), maps, value, component),),
         name=value.astype(np.int32),
         image=maps,
         stated_area=area.astype(np.float64),
@@ -117,7 +135,15 @@ def regions_from_label_maps(
         record=np.arange(len(maps), dtype=np.int64),
     )
     categories = tuple(Category(value, name) for value, name in enumerate(names))
-    return RegionSet(categories, regions, _void_note(void, pixels, classes_file))
+    notes = (*_void_note(void, pixels, classes_file), *_small_note(small, small + len(maps), min_area))
+    return RegionSet(categories, regions, notes, tuple(problems))
+
+
+def _small_note(small: int, total: int, min_area: float) -> tuple[str, ...]:
+    if not small:
+        return ()
+    bound = f"{min_area:g} pixels" if min_area >= 1 else f"{min_area:.2g} of the image"
+    return (f"{small} of {total} components are smaller than {bound} and left out (--min-area changes that)",)
 
 
 def _void_note(void: Counter[int], pixels: int, classes_file: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -201,15 +227,13 @@ def _check_size(labels: np.ndarray, label_path: Path, image: Path) -> None:
         )
 
 
-def _components(
-    labels: Integer[np.ndarray, "height width"], classes: int, min_area: int
-) -> Int64[np.ndarray, "components 3"]:
-    """Return value, component number and pixels of every large enough component of a label map."""
+def _components(labels: Integer[np.ndarray, "height width"], classes: int) -> Int64[np.ndarray, "components 3"]:
+    """Return value, component number and pixels of every component of a label map."""
     rows = []
     for value in np.unique(labels[labels < classes]).tolist():
         count, _, stats, _ = cv2.connectedComponentsWithStats((labels == value).astype(np.uint8), connectivity=8)
         areas = stats[1:count, cv2.CC_STAT_AREA].tolist()
-        rows += [(value, number, area) for number, area in enumerate(areas, start=1) if area >= min_area]
+        rows += [(value, number, area) for number, area in enumerate(areas, start=1)]
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from maskwise.data.atomic_files import check_output, remove_leftovers, write_json
+from maskwise.data.atomic_files import check_output, remove_leftovers
 from maskwise.data.coco_file import CocoFile, read_coco
 from maskwise.data.coco_index import value_of
 from maskwise.data.coco_writer import NamedAnnotations, write_named_coco
 from maskwise.data.image_paths import find_each_image
-from maskwise.data.problems import OnError, Problem
+from maskwise.data.problems import OnError, Problem, write_problems
 from maskwise.data.regions import grouped
 from maskwise.errors import AnnotationError, InputError
 from maskwise.model.prediction import check_top
@@ -111,7 +111,7 @@ def label_coco(
         if coco.file_state() != state:
             raise AnnotationError(f"{coco.path}: changed during the run; repeat the command")
         write_named_coco(coco, predictor.info.categories, results.named_annotations(), output)
-        _write_problems(output, results.problems)
+        write_problems(output.with_name(output.name + ".problems.json"), results.problems)
         journal.delete()
     if results.problems and not results.named:
         raise AnnotationError(
@@ -178,9 +178,3 @@ class _Results:
 
     def named_annotations(self) -> NamedAnnotations:
         return NamedAnnotations(self.classes, self.scores, self.boxes, self.areas, self.image_hw)
-
-
-def _write_problems(output: Path, problems: list[Problem]) -> None:
-    path = output.with_name(output.name + ".problems.json")
-    if problems or path.exists():
-        write_json(path, {"problems": [problem.to_dict() for problem in problems]})
