@@ -34,7 +34,7 @@ from maskwise.data.mask_pixels import COLOUR_TOLERANCE, _listed, region_pixels, 
 from maskwise.data.masks import clip_polygon
 from maskwise.data.plain_files import shortened
 from maskwise.data.regions import Category
-from maskwise.data.sam import read_segments
+from maskwise.data.segment_files import read_segments
 from maskwise.data.segmentations import mask_of_segmentation
 from maskwise.errors import ImageError, MaskError
 from maskwise.model import predictor, session

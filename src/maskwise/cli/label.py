@@ -26,9 +26,10 @@ class Command:
     """
 
     images: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IMAGES")]
-    """Folder of the images."""
+    """Folder of the images, or one photograph."""
     segments: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SEGMENTS.json")]
-    """COCO file; its annotations need no categories."""
+    """COCO file; its annotations need no categories. Or what SAM writes (its mask generator's list, a file of SA-1B), a
+    results list (records with image_id and segmentation or bbox), or a folder of such files."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """COCO file to write."""
     top: int = 5
@@ -38,6 +39,8 @@ class Command:
     on_error: OnErrorFlag = "skip"
     allow_outside: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Allow file names that leave the folder of images."""
+    images_of: Path | None = None
+    """COCO file that names the images of a results list."""
     mode: Mode = "auto"
     model: ModelFile = None
     device: DeviceFlag = "cpu"
@@ -60,6 +63,7 @@ class Command:
             engine=self.engine,
             on_error=self.on_error,
             allow_outside=self.allow_outside,
+            images_of=self.images_of,
         )
         print(f"{self.output}: {done.annotations} annotations, {done.named_now} named in this run")
         if done.problems:

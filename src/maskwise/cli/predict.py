@@ -146,9 +146,9 @@ def segments_of_image(path: Path, image: Path, image_hw: tuple[int, int]) -> lis
     import numpy as np
 
     from maskwise.data.image_paths import rows_of_image
-    from maskwise.data.sam import read_segments
+    from maskwise.data.segment_files import read_segments
 
-    coco = read_segments(path, image.name)
+    coco = read_segments(path, image)
     rows = np.flatnonzero(np.isin(coco.index.image, rows_of_image(coco, image)))
     if not len(rows):
         raise AnnotationError(f"{path}: has no segment of an image called {image.name}")

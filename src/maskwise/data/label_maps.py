@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Int32, Int64, Integer
 
+from maskwise.data.image_paths import image_of_name, images_by_stem, plain_names
 from maskwise.data.images import image_size, open_limited
 from maskwise.data.masks import Mask
 from maskwise.data.plain_files import check_plain_file
@@ -22,7 +21,6 @@ from maskwise.data.regions import Category, Regions, RegionSet
 from maskwise.errors import AnnotationError, ImageError
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 SPECK = 0.001
 """Components below this share of the image are specks to `fit`: they are many and look like nothing."""
@@ -95,17 +93,15 @@ def regions_from_label_maps(
             has no image or several, or is of another size than its image.
     """
     names = read_class_names(classes_file)
-    label_paths = _files(labels_dir, LABEL_SUFFIXES)
+    label_paths = plain_names(labels_dir, LABEL_SUFFIXES)
     if not label_paths:
         raise AnnotationError(f"{labels_dir}: has no label map ({', '.join(f'*{end}' for end in LABEL_SUFFIXES)})")
-    candidates = defaultdict(list)
-    for path in _files(images_dir, IMAGE_SUFFIXES):
-        candidates[path.stem].append(path)
+    candidates = images_by_stem(images_dir)
     usable, images, components, void, pixels, small = [], [], [], Counter[int](), 0, 0
     problems: list[Problem] = []
     for path in label_paths:
         try:
-            image = _image_of(path, candidates, Path(images_dir))
+            image = image_of_name(path, candidates, Path(images_dir))
             labels = read_label_map(path)
             _check_size(labels, path, image)
         except AnnotationError as error:
@@ -185,34 +181,6 @@ class LabelMaps:
         numbers, boxes = _numbered(self.paths[self.map[record]], value)
         x, y, w, h = boxes[component].tolist()
         return Mask.from_array(numbers[y : y + h, x : x + w] == component, origin_xy=(x, y), image_hw=numbers.shape)
-
-
-def _files(folder: str | os.PathLike[str], suffixes: tuple[str, ...]) -> list[Path]:
-    """Return files with these suffixes, in capitals or not, by name, without hidden ones (macOS leaves ._NAME.png)."""
-    if not Path(folder).is_dir():
-        raise AnnotationError(f"{folder}: there is no such folder; label maps and images each need one")
-    files = (path for path in Path(folder).iterdir() if path.suffix.lower() in suffixes)
-    return sorted(path for path in files if not path.name.startswith("."))
-
-
-def _image_of(label_path: Path, candidates: Mapping[str, list[Path]], images_dir: Path) -> Path:
-    """Return the image of a label map: of its name, or of the longest part of it that ends before _, - or a dot."""
-    parts = re.split(r"(?=[_.\-])", label_path.stem)
-    others: list[Path] = []
-    for count in range(len(parts), 0, -1):
-        stem = "".join(parts[:count])
-        named = [*candidates.get(stem, ()), *candidates.get(f"{stem}_leftImg8bit", ())]
-        others = [path for path in named if path != label_path]  # Both kinds may lie in one folder.
-        if others:
-            break
-    if not others:
-        raise AnnotationError(
-            f"{label_path}: the folder {images_dir} has no image {label_path.stem} ({', '.join(IMAGE_SUFFIXES)})"
-        )
-    if len(others) > 1:
-        names = " and ".join(path.name for path in others)
-        raise AnnotationError(f"{label_path}: could be of {names} in {images_dir}; leave one of them")
-    return others[0]
 
 
 def _check_size(labels: np.ndarray, label_path: Path, image: Path) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from maskwise.data.atomic_files import check_output, remove_leftovers
-from maskwise.data.coco_file import CocoFile, read_coco
+from maskwise.data.coco_file import CocoFile
 from maskwise.data.coco_index import value_of
 from maskwise.data.coco_writer import NamedAnnotations, write_named_coco
 from maskwise.data.image_paths import find_each_image
 from maskwise.data.problems import OnError, Problem, write_problems
 from maskwise.data.regions import grouped
+from maskwise.data.segment_files import read_segments
 from maskwise.errors import AnnotationError, InputError
 from maskwise.model.prediction import check_top
 from maskwise.model.predictor import Predictor
@@ -50,6 +51,7 @@ def label_coco(
     engine: Engine = "local",
     on_error: OnError = "skip",
     allow_outside: bool = False,
+    images_of: str | os.PathLike[str] | None = None,
 ) -> Labelling:
     """Write a COCO file with every annotation named.
 
@@ -58,14 +60,16 @@ def label_coco(
     mended some records. The journal is deleted once the output is written.
 
     Args:
-        segments: COCO file; the categories of its annotations, if any, are ignored.
-        images_dir: folder of the images.
+        segments: COCO file or another form of segments, see `read_segments`; the categories of its annotations, if any,
+            are ignored.
+        images_dir: folder of the images, or a single photograph.
         output: the file to write, whole or not at all.
         predictor: the model (default: the built-in one; with `ray` on one thread per worker).
         top: how many classes each annotation gets, at least 1.
         engine: `local` runs in this process, `ray` with Ray Data on this machine or a cluster.
         on_error: `skip` leaves faulty records unnamed; `stop` raises the first fault.
         allow_outside: whether file names may leave the folder of images.
+        images_of: COCO file that names the images of a results list.
 
     Raises:
         AnnotationError: the file is not COCO's as a whole, `OUTPUT.partial` is not a journal, the file changed during
@@ -82,14 +86,16 @@ def label_coco(
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r}; accepted are {', '.join(ENGINES)}")
     output = Path(output)
-    coco = segments if isinstance(segments, CocoFile) else read_coco(segments, labelled=False, on_error=on_error)
+    coco = segments
+    if not isinstance(coco, CocoFile):
+        coco = read_segments(coco, images_dir, images_of=images_of, on_error=on_error)
     check_output(output, inputs=[coco.path])
     if predictor is None:
         predictor = Predictor(threads=1 if engine == "ray" else None)
     state = coco.file_state()
     with Journal(output.with_name(output.name + ".partial")) as journal:
         remove_leftovers(output)
-        tasks, problems = _tasks(coco, Path(images_dir), run_key(predictor, top), on_error, allow_outside)
+        tasks, problems = _tasks(coco, _folder_of(Path(images_dir)), run_key(predictor, top), on_error, allow_outside)
         results = _Results(coco, min(top, len(predictor.classes)), problems)
         by_key = {task.key: task for task in tasks}
         for result in journal.results():
@@ -119,6 +125,10 @@ def label_coco(
             f" {results.problems[0].message}"
         )
     return Labelling(len(coco.index.start), results.named, results.named - done, tuple(results.problems))
+
+
+def _folder_of(images: Path) -> Path:
+    return images.parent if images.is_file() else images
 
 
 def _tasks(
