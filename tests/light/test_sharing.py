@@ -100,7 +100,7 @@ def test_many_windows_are_moved_inside_as_one_is(seed, limit, side):
 def test_ten_thousand_masks_are_planned_in_little_memory(most):
     """Every mask has one view that shows it; with a square of candidates this would take two gigabytes."""
     rng = np.random.default_rng(0)
-    corners, sides = rng.integers(0, (3800, 2800), (10_000, 2)), rng.integers(5, 200, (10_000, 2))
+    corners, sides = rng.integers(0, (3800, 2800), (10_000, 2)).tolist(), rng.integers(5, 200, (10_000, 2)).tolist()
     masks = [Mask.from_box((*corner, *side), (3000, 4000)) for corner, side in zip(corners, sides, strict=True)]
     tracemalloc.start()
     start = time.monotonic()
