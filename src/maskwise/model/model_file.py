@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -112,8 +112,37 @@ class ModelInfo:
             yield f"batch_size is {self.batch_size!r:.40}, not 1 to {MAX_BATCH_SIZE}"
         if type(self.view.size) is not int or not 1 <= self.view.size <= MAX_VIEW_SIZE:
             yield f"view.size is {self.view.size!r:.40}, not 1 to {MAX_VIEW_SIZE} pixels"
+        for name in ("context", "min_side", "wide_context", "wide_min_side"):
+            value, least = getattr(self.view, name), 0 if name == "wide_context" else 1
+            if not _is_number(value) or not least <= value <= MAX_VIEW_SIZE:
+                yield f"view.{name} is {value!r:.40}, not {least} to {MAX_VIEW_SIZE}"
         if not isinstance(self.training, dict):
             yield "training is not an object"
+
+
+def graph_faults(info: ModelInfo, inputs: Mapping[str, str], outputs: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """Yield what in a graph does not fit its metadata.
+
+    Args:
+        info: the metadata.
+        inputs: type of each input, such as `tensor(uint8)`.
+        outputs: shape of each output; a text where a length is not fixed.
+    """
+    wanted = dict(zip(INPUTS, ("tensor(uint8)", "tensor(uint8)", "tensor(int64)"), strict=True))
+    if len(info.view.crops) > 1:
+        wanted[CROP_OF] = "tensor(int64)"
+    if inputs != wanted:
+        yield f"its inputs are {_listed(inputs)}, not {_listed(wanted)}"
+    widths = {name: shape[1] if len(shape) == 2 else None for name, shape in outputs.items()}
+    logits, embeddings = OUTPUTS
+    if widths.get(logits) != len(info.categories):
+        yield f"its output {logits} has {widths.get(logits)} columns for {len(info.categories)} categories"
+    if type(widths.get(embeddings)) is not int:
+        yield f"its output {embeddings} has no fixed number of columns"
+
+
+def _listed(inputs: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in inputs.items())[:200]
 
 
 def _is_number(value: Any) -> bool:

@@ -14,7 +14,7 @@ from jaxtyping import Float32, UInt8
 
 from maskwise.data.images import Pixels, check_pixels
 from maskwise.data.masks import Mask
-from maskwise.errors import InputError
+from maskwise.errors import InputError, ModelError
 from maskwise.model.mask_inputs import DetectionsLike, Masks, as_masks
 from maskwise.model.model_file import OUTPUTS, ModelInfo, graph_inputs
 from maskwise.model.prediction import ImageOutputs, Prediction, check_top
@@ -262,6 +262,8 @@ class Predictor:
         started: deque[_PlannedImage] = deque()
         batches = self._batches(images, started)
         for batch, arrays in self._runner.run(OUTPUTS, batches, self._inputs_of, count=count):
+            if not all(np.isfinite(array).all() for array in arrays):
+                raise ModelError(f"{self.model_path}: gives numbers that are not finite; export it again")
             _fill(batch, arrays)
             while started and not started[0].waiting:
                 yield started.popleft().outputs

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskwise.errors import ModelError
-from maskwise.model.model_file import ModelInfo
+from maskwise.model.model_file import ModelInfo, graph_faults
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -69,7 +69,15 @@ def open_session(
         raise ModelError(
             f"{path}: ONNX Runtime cannot load it; is it a model file? ({str(error).splitlines()[0]})"
         ) from error
-    return session, ModelInfo.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
+    if providers[device][0] not in session.get_providers():  # ONNX Runtime falls back silently.
+        raise ModelError(
+            f"device {device!r}: {providers[device][0]} did not start; look at its libraries (CUDA, cuDNN), or use cpu"
+        )
+    info = ModelInfo.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
+    inputs = {node.name: node.type for node in session.get_inputs()}
+    for fault in graph_faults(info, inputs, {node.name: node.shape for node in session.get_outputs()}):
+        raise ModelError(f"{path}: {fault}; export it again")
+    return session, info
 
 
 def available_cores() -> int:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from maskwise import __version__
 from maskwise.data.atomic_files import make_folder, write_json
-from maskwise.errors import InputError, SettingsError
+from maskwise.errors import InputError, ModelError, SettingsError
 from maskwise.training.batches import NO_CLASS, RegionBatch, read_batches
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import (
@@ -460,7 +460,12 @@ def load_network(checkpoint: Checkpoint) -> RegionClassifier:
         probe_size=probe_size(checkpoint.settings),
         crops=len(checkpoint.settings.view.crops),
     )
-    network.load_state_dict({name: t for name, t in checkpoint.weights.items() if not name.startswith(TEACHER_HEAD)})
+    weights = {name: tensor for name, tensor in checkpoint.weights.items() if not name.startswith(TEACHER_HEAD)}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"the checkpoint's weights do not fit its own settings ({reason})") from error
     return network.eval()
 
 
