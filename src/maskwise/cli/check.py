@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from maskwise.cli.options import wrong_usage
+from maskwise.cli.options import STANDARD_OUTPUT, write_json_output, wrong_usage
 
 if TYPE_CHECKING:
     from maskwise.tasks.checking import Check
@@ -40,14 +40,14 @@ class Command:
     allow_outside: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Allow file names that leave the folder of images."""
     json: Path | None = None
-    """Also write everything as JSON."""
+    """Also write everything as JSON. With - to standard output, instead of the text."""
 
     def run(self) -> int:
         """Check, print, and return the exit code."""
-        from maskwise.data.atomic_files import check_output, write_json
+        from maskwise.data.atomic_files import check_output
         from maskwise.tasks.checking import check_label_maps, check_segments
 
-        if self.json is not None:
+        if self.json is not None and self.json != STANDARD_OUTPUT:
             check_output(self.json, inputs=[self.file])
         if self.classes is not None:
             if self.images is None:
@@ -56,8 +56,9 @@ class Command:
         else:
             check = check_segments(self.file, self.images, images_of=self.images_of, allow_outside=self.allow_outside)
         if self.json is not None:
-            write_json(self.json, check.to_dict())
-        print_check(check)
+            write_json_output(self.json, check.to_dict())
+        if self.json != STANDARD_OUTPUT:
+            print_check(check)
         return 1 if check.problems else 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from maskwise.cli.options import DeviceFlag, Mode, ModelFile, Threads, wrong_usage
+from maskwise.cli.options import STANDARD_OUTPUT, DeviceFlag, Mode, ModelFile, Threads, write_json_output, wrong_usage
 from maskwise.errors import AnnotationError, InputError, naming_mask
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Command:
     polygon: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """x1,y1,x2,y2,x3,y3,... in pixels."""
     json: Path | None = None
-    """Also write the names as JSON."""
+    """Also write the names as JSON. With - to standard output; the table then goes to standard error."""
     overlay: Path | None = None
     """Also write a picture of the named regions (PNG or JPEG)."""
     top: int = 3
@@ -58,7 +58,7 @@ class Command:
 
     def run(self) -> None:
         """Predict, print the table, write the files."""
-        from maskwise.data.atomic_files import check_output, write_json
+        from maskwise.data.atomic_files import check_output
         from maskwise.data.images import load_image
         from maskwise.model.predictor import Predictor
 
@@ -66,7 +66,7 @@ class Command:
             wrong_usage("predict", "no region; give at least one of --mask, --instances, --segments, --box, --polygon")
         inputs = [self.image, *self._mask_paths(), *self.instances, *([self.segments] if self.segments else [])]
         for path in (self.json, self.overlay):  # Before the work, not after it.
-            if path is not None:
+            if path is not None and path != STANDARD_OUTPUT:
                 check_output(path, inputs=inputs)
         if self.overlay is not None:
             from maskwise.reports.overlay import check_suffix, write_overlay
@@ -79,10 +79,10 @@ class Command:
         outputs = predictor.run(image, masks)
         predictions = outputs.predictions(self.top)
         if self.json is not None:
-            write_json(self.json, self._record(regions, predictions, predictor.info.name))
+            write_json_output(self.json, self._record(regions, predictions, predictor.info.name))
         if self.overlay is not None:
             write_overlay(self.overlay, image, masks, predictions)
-        print_table([name for name, _ in regions], predictions)
+        print_table([name for name, _ in regions], predictions, stderr=self.json == STANDARD_OUTPUT)
         if outputs.shared:
             print(f"{len(masks)} masks shared {outputs.crops} crop(s); --mode exact crops around each", file=sys.stderr)
 
@@ -155,8 +155,8 @@ def segments_of_image(path: Path, image: Path, image_hw: tuple[int, int]) -> lis
     return [(f"segment {coco.ids(row)[1]}", coco.mask(row, image_hw)) for row in rows.tolist()]
 
 
-def print_table(regions: list[str], predictions: list[Prediction]) -> None:
-    """Print what each region is, with runners-up."""
+def print_table(regions: list[str], predictions: list[Prediction], *, stderr: bool = False) -> None:
+    """Print what each region is, with runners-up, to standard output or standard error."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -175,4 +175,4 @@ def print_table(regions: list[str], predictions: list[Prediction]) -> None:
         others = ", ".join(f"{other.name} {other.probability:.0%}" for other in prediction.names[1:])
         name = f"[bold]{escape(prediction.name)}[/bold]"
         table.add_row(str(index), escape(region), name, f"{prediction.probability:.0%}", escape(others))
-    Console().print(table)
+    Console(stderr=stderr).print(table)
