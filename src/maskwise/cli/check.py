@@ -30,11 +30,13 @@ class Command:
     """
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
-    """COCO file, or segments in another form that `label` takes; with --classes a folder of label maps."""
+    """COCO file, or segments in another form that `label` takes; with --classes or --palette a folder of label maps."""
     images: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[IMAGES]")] = None
     """Folder of the images."""
     classes: Path | None = None
     """Text file whose line n (from 0) names pixel value n: FILE is a folder of label maps."""
+    palette: Path | None = None
+    """In place of --classes, for label maps in colours: text file with lines `R G B name`, or JSON."""
     images_of: Path | None = None
     """COCO file that names the images of a results list."""
     allow_outside: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -49,10 +51,12 @@ class Command:
 
         if self.json is not None and self.json != STANDARD_OUTPUT:
             check_output(self.json, inputs=[self.file])
-        if self.classes is not None:
+        if self.classes is not None or self.palette is not None:
+            if self.classes is not None and self.palette is not None:
+                wrong_usage("check", "give --classes or --palette, not both")
             if self.images is None:
                 wrong_usage("check", "label maps need IMAGES, the folder of their images")
-            check = check_label_maps(self.file, self.images, self.classes)
+            check = check_label_maps(self.file, self.images, self.classes, palette=self.palette)
         else:
             check = check_segments(self.file, self.images, images_of=self.images_of, allow_outside=self.allow_outside)
         if self.json is not None:

@@ -53,7 +53,8 @@ class Command:
         from maskwise.data.sampling import sample_per_class
         from maskwise.tasks.fitting import fit_classes
 
-        inputs = [path for path in (self.regions.annotations, self.regions.classes) if path is not None]
+        flags = self.regions
+        inputs = [path for path in (flags.annotations, flags.classes, flags.palette) if path is not None]
         check_output(self.output, inputs=inputs)
         regions = self.regions.read(speck=SPECK)
         if self.per_class is not None:

@@ -28,6 +28,8 @@ class RegionFlags:
     regions."""
     classes: Path | None = None
     """With --label-maps: text file whose line n (from 0) names pixel value n."""
+    palette: Path | None = None
+    """With --label-maps in colours, in place of --classes: text file with lines `R G B name`, or JSON."""
     ignore: tuple[str, ...] = ()
     """Classes to ignore, by their names in the annotations."""
     rename: tuple[str, ...] = ()
@@ -54,8 +56,9 @@ class RegionFlags:
         """
         if (self.annotations is None) == (self.label_maps is None):
             wrong_usage(verb, "give either ANNOTATIONS (a COCO file) or --label-maps")
-        if (self.label_maps is None) != (self.classes is None):
-            wrong_usage(verb, "--label-maps and --classes go together")
+        given = (self.classes is not None) + (self.palette is not None)
+        if given != (self.label_maps is not None):
+            wrong_usage(verb, "--label-maps goes with --classes, or with --palette for maps in colours")
         if self.annotations is not None and self.min_area is not None and 0 < self.min_area < 1:
             wrong_usage(verb, f"--min-area {self.min_area:g}: give pixels, 1 or more; a share needs --label-maps")
         for text in self.rename:
@@ -92,10 +95,14 @@ class RegionFlags:
 
         if self.annotations is None:
             assert self.label_maps is not None, "see `check`"
-            assert self.classes is not None, "see `check`"
             min_area = speck if self.min_area is None else self.min_area
             return regions_from_label_maps(
-                self.label_maps, self.images, self.classes, min_area=min_area, on_error=self.on_error
+                self.label_maps,
+                self.images,
+                self.classes,
+                palette=self.palette,
+                min_area=min_area,
+                on_error=self.on_error,
             )
         regions = regions_from_coco(
             self.annotations, self.images, on_error=self.on_error, allow_outside=self.allow_outside

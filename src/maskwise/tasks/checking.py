@@ -155,7 +155,11 @@ def _forms(coco: CocoFile) -> Counter[str]:
 
 
 def check_label_maps(
-    labels_dir: str | os.PathLike[str], images_dir: str | os.PathLike[str], classes_file: str | os.PathLike[str]
+    labels_dir: str | os.PathLike[str],
+    images_dir: str | os.PathLike[str],
+    classes_file: str | os.PathLike[str] | None = None,
+    *,
+    palette: str | os.PathLike[str] | None = None,
 ) -> Check:
     """Check label maps and their images.
 
@@ -163,11 +167,12 @@ def check_label_maps(
         labels_dir: folder of label maps; see `regions_from_label_maps`.
         images_dir: the images.
         classes_file: line n (from 0) names pixel value n.
+        palette: in place of it, for label maps in colours.
 
     Raises:
         AnnotationError: there is no such folder, no usable label map in it, or the list of classes cannot be used.
     """
-    regions = regions_from_label_maps(labels_dir, images_dir, classes_file, on_error="skip")
+    regions = regions_from_label_maps(labels_dir, images_dir, classes_file, palette=palette, on_error="skip")
     problems = [*regions.problems, *(Problem(note) for note in regions.notes)]
     areas = regions.regions.areas()
     with Progress(len(regions.regions), "check", "regions") as progress:
