@@ -110,7 +110,7 @@ def test_too_little_memory_is_an_error_in_one_line(monkeypatch, capsys):
 def test_the_note_of_void_values_lists_six():
     (seven,) = _void_note(Counter({str(value): 1 for value in range(10, 17)}), 70, "c.txt")
     assert seven == "pixel values 10, 11, 12, 13, 14, 15, ... (10.0% of all pixels) have no line in c.txt and are void"
-    (six,) = _void_note(Counter({value: 2 for value in range(10, 16)}), 48, "c.txt")
+    (six,) = _void_note(Counter({str(value): 2 for value in range(10, 16)}), 48, "c.txt")
     assert six.startswith("pixel values 10, 11, 12, 13, 14, 15 (25.0%")
 
 
