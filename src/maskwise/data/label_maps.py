@@ -16,7 +16,7 @@ from jaxtyping import Int32, Int64, Integer, UInt8
 from PIL import Image
 
 from maskwise.data.image_paths import image_of_name, images_by_stem, plain_names
-from maskwise.data.images import image_size, open_limited
+from maskwise.data.images import DECODING_ERRORS, image_size, open_limited
 from maskwise.data.masks import Mask
 from maskwise.data.palettes import Palette, read_palette
 from maskwise.data.plain_files import check_plain_file
@@ -78,7 +78,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             yield file
     except ImageError as error:  # Too many pixels.
         raise AnnotationError(str(error)) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except DECODING_ERRORS as error:
         raise AnnotationError(f"{path}: the label map cannot be read ({error})") from error
 
 

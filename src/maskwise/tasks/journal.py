@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+import msgspec
+
 from maskwise.data.coco_file import CocoFile
 from maskwise.data.problems import Problem
 from maskwise.errors import AnnotationError, InputError
@@ -54,13 +56,15 @@ class ImageResult:
         """Return the result of a line.
 
         Raises:
-            ValueError, TypeError, KeyError: the line is not one of a journal.
+            ValueError: the line is not one of a journal.
         """
-        fields = json.loads(line)
-        image_hw = fields.pop("image_hw")
-        boxes = [None if box is None else tuple(box) for box in fields.pop("boxes")]
-        problems = [Problem(**problem) for problem in fields.pop("problems")]
-        return cls(image_hw=None if image_hw is None else tuple(image_hw), boxes=boxes, problems=problems, **fields)
+        try:
+            result = msgspec.json.decode(line, type=cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"not a line of a journal ({error})") from error
+        if len({len(result.classes), len(result.scores), len(result.boxes), len(result.areas)}) > 1:
+            raise ValueError("not a line of a journal (lists of different lengths)")
+        return result
 
 
 def run_key(predictor: Predictor, top: int) -> str:
@@ -138,7 +142,7 @@ class Journal:
         for line in iter(file.readline, b""):
             try:
                 result = ImageResult.from_json(line)
-            except (ValueError, TypeError, KeyError):  # Cut off when the run was killed, or damaged.
+            except ValueError:  # Cut off when the run was killed, or damaged.
                 break
             if not line.endswith(b"\n"):
                 break
