@@ -201,9 +201,7 @@ def check_graphs(sam: Any, folder: Path, tolerance: float) -> dict[str, float]:
     worst["features"] = _difference(features, expected)
     for points, labels in PROMPTED:
         places, kinds = np.array([points], dtype=np.float32), np.array([labels])
-        cells, weights, scores = sessions[PROMPTS].run(
-            None, {"features": features, "points": places, "labels": kinds}
-        )
+        cells, weights, scores = sessions[PROMPTS].run(None, {"features": features, "points": places, "labels": kinds})
         cells = cells.reshape(1, GRID, GRID, -1)
         (logits,) = sessions[DRAWING].run(None, {"cells": cells, "weights": weights})
         true_logits, true_scores = answers_of_original(sam, embedding, places, kinds)

@@ -14,14 +14,13 @@ import cv2
 import numpy as np
 from jaxtyping import Int32, Int64, Integer
 
-from maskwise.data.images import image_size, open_limited
+from maskwise.data.images import IMAGE_SUFFIXES, image_size, open_limited
 from maskwise.data.masks import Mask
 from maskwise.data.plain_files import check_plain_file
 from maskwise.data.regions import Category, Regions, RegionSet
 from maskwise.errors import AnnotationError, ImageError
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:

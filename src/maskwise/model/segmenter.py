@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from maskwise.concurrency import map_in_threads
 from maskwise.data.images import check_pixels

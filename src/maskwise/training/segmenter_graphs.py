@@ -1,6 +1,6 @@
-"""The three networks of the segmenter: SAM's encoder and decoder, rearranged so that many prompts of one image are fast.
+"""The networks of the segmenter as they are exported: SAM's, rearranged so that many prompts of an image are fast.
 
-The numbers are those of the original up to rounding. Shapes: `cells` are the 64 x 64 places of the encoded image, row by
+They compute the numbers of the original up to rounding. `cells` are the 64 x 64 places of the encoded image, row by
 row; a cell is 16 x 16 pixels of the 1024 x 1024 frame and 4 x 4 pixels of a mask.
 
 Source:
@@ -26,6 +26,8 @@ HEADS = 8
 class EncoderGraph(nn.Module):
     """The image encoder; adds the decoder's embedding for "no mask given", which is the same in every cell."""
 
+    no_mask: Tensor
+
     def __init__(self, sam: Any) -> None:
         """Take the parts of a SAM network.
 
@@ -33,7 +35,7 @@ class EncoderGraph(nn.Module):
             sam: the original, with `image_encoder` and `prompt_encoder`.
         """
         super().__init__()
-        self.encoder = sam.image_encoder
+        self.encoder: Any = sam.image_encoder
         self.register_buffer("no_mask", sam.prompt_encoder.no_mask_embed.weight.detach().clone())
 
     def forward(self, image: Float32[Tensor, "1 3 1024 1024"]) -> Float32[Tensor, "1 4096 256"]:
@@ -48,6 +50,10 @@ class PromptGraph(nn.Module):
     are multiplied into the few tokens instead. That is exact, and more than halves the multiplications for up to
     fifteen tokens (a click has seven).
     """
+
+    gaussian: Tensor
+    kinds: Tensor
+    output_tokens: Tensor
 
     def __init__(self, sam: Any) -> None:
         """Take the parts of a SAM network.
@@ -64,9 +70,9 @@ class PromptGraph(nn.Module):
         tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         self.register_buffer("output_tokens", tokens.detach().clone())
         self.masks = len(decoder.mask_tokens.weight)
-        self.transformer = decoder.transformer
-        self.iou_head = decoder.iou_prediction_head
-        self.weight_heads = decoder.output_hypernetworks_mlps
+        self.transformer: Any = decoder.transformer
+        self.iou_head: Any = decoder.iou_prediction_head
+        self.weight_heads: Any = decoder.output_hypernetworks_mlps
 
     def forward(
         self,
@@ -126,7 +132,7 @@ class PromptGraph(nn.Module):
 
 def _split(vectors: Tensor) -> Tensor:
     """Return `batch heads tokens channels` of `batch tokens (heads channels)`."""
-    return vectors.unflatten(2, (HEADS, -1)).transpose(1, 2)
+    return torch.unflatten(vectors, 2, (HEADS, -1)).transpose(1, 2)
 
 
 def _tokens_to_cells(attention: Any, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -140,7 +146,7 @@ def _tokens_to_cells(attention: Any, queries: Tensor, keys: Tensor, values: Tens
     key_weight = attention.k_proj.weight.unflatten(0, (HEADS, channels)) / math.sqrt(channels)
     value_weight = attention.v_proj.weight.unflatten(0, (HEADS, channels)).transpose(1, 2)
     logits = (query @ key_weight).flatten(1, 2) @ keys.transpose(1, 2)
-    mixed = (logits.softmax(dim=-1) @ values).unflatten(1, (HEADS, -1)) @ value_weight
+    mixed = torch.unflatten(logits.softmax(dim=-1) @ values, 1, (HEADS, -1)) @ value_weight
     return attention.out_proj(mixed.transpose(1, 2).flatten(2) + attention.v_proj.bias)
 
 
@@ -156,7 +162,7 @@ def _cells_to_tokens(attention: Any, queries: Tensor, keys: Tensor, values: Tens
     query_bias = attention.q_proj.bias.unflatten(0, (HEADS, channels, 1)) / math.sqrt(channels)
     out_weight = attention.out_proj.weight.transpose(0, 1).unflatten(0, (HEADS, channels))
     logits = (key @ query_weight).flatten(1, 2) @ queries.transpose(1, 2) + (key @ query_bias).flatten(1, 2)
-    logits = logits.unflatten(1, (HEADS, -1))
+    logits = torch.unflatten(logits, 1, (HEADS, -1))
     shares = (logits - logits.amax(dim=2, keepdim=True)).exp()
     shares = (shares / shares.sum(dim=2, keepdim=True)).flatten(1, 2)
     return shares.transpose(1, 2) @ (value @ out_weight + attention.out_proj.bias / HEADS).flatten(1, 2)
@@ -192,7 +198,7 @@ class MaskGraph(nn.Module):
             weights: of `PromptGraph`, for the masks that are wanted.
         """
         prompts, rows, columns, _ = features.shape
-        middle = (features.flatten(1, 2) @ self.first + self.first_bias).unflatten(2, (4, -1))
+        middle = torch.unflatten(features.flatten(1, 2) @ self.first + self.first_bias, 2, (4, -1))
         middle = F.gelu(F.layer_norm(middle, middle.shape[-1:], self.norm.weight, self.norm.bias, self.norm.eps))
         fine = F.gelu(middle @ self.second + self.second_bias).reshape(prompts, -1, weights.shape[2])
         logits = (weights @ fine.transpose(1, 2)).reshape(prompts, -1, rows, columns, 2, 2, 2, 2)
