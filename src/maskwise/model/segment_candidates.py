@@ -85,14 +85,17 @@ class Candidates:
         kept = order[distinct(packed(all_logits[order] > 0), self._max_overlap)]
         self.logits, self.scores, self.stabilities = all_logits[kept], all_scores[kept], all_stabilities[kept]
 
-    def covered(self, places: Int64[np.ndarray, "points 2"], max_area: float) -> Bool[np.ndarray, " points"]:
-        """Return which points lie in a mask that is not too large.
+    def covered(
+        self, places: Int64[np.ndarray, "points 2"], max_area: float, min_score: float
+    ) -> Bool[np.ndarray, " points"]:
+        """Return which points lie in a mask that is good and not too large.
 
         Args:
             places: row and column in the masks.
             max_area: largest share of the image that such a mask covers, 0 to 1.
+            min_score: smallest score of such a mask, 0 to 1.
         """
-        inside = self.logits > 0
+        inside = self.logits[self.scores >= min_score] > 0
         inside = inside[inside.mean(axis=(1, 2)) <= max_area]
         return inside[:, places[:, 0], places[:, 1]].any(axis=0)
 

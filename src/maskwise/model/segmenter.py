@@ -34,12 +34,12 @@ MAX_POINTS = 256
 """Maximum number of points of one prompt: this bounds memory."""
 MIN_SCORE = 0.7
 """Default of the smallest predicted IoU of a segment."""
-MIN_STABILITY = 0.8
+MIN_STABILITY = 0.7
 """Default of the smallest stability of a segment."""
-MAX_OVERLAP = 0.8
+MAX_OVERLAP = 0.7
 """Default of the largest IoU of two segments."""
-COVERED_AREA = 0.1
-"""A point of the grid is skipped if a segment of at most this share of the image covers it already."""
+COVERED_AREA, COVERED_SCORE = 0.1, 0.95
+"""A point of the grid is skipped if a segment of at most this share of the image and at least this score covers it."""
 _NO_POINT, _FIRST_CORNER, _LAST_CORNER = -1, 2, 3
 
 
@@ -215,7 +215,9 @@ class Segmenter:
         candidates = Candidates((4 * rows, 4 * columns), max_overlap)
         for shares in grid_rounds(points_per_side):
             points = frame.points(shares * encoded.image_hw[::-1])
-            points = points[~candidates.covered((points[:, ::-1] / STRIDE).astype(np.int64), COVERED_AREA)]
+            points = points[
+                ~candidates.covered((points[:, ::-1] / STRIDE).astype(np.int64), COVERED_AREA, COVERED_SCORE)
+            ]
             for logits, scores in self._run_clicks(encoded, points, min_score):
                 stabilities = stability(logits)
                 good = stabilities >= max(min_stability, 1e-9)

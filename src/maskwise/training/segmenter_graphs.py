@@ -38,7 +38,7 @@ class EncoderGraph(nn.Module):
         self.encoder: Any = sam.image_encoder
         self.register_buffer("no_mask", sam.prompt_encoder.no_mask_embed.weight.detach().clone())
 
-    def forward(self, image: Float32[Tensor, "1 3 1024 1024"]) -> Float32[Tensor, "1 4096 256"]:
+    def forward(self, image: Float32[Tensor, "1 3 side side"]) -> Float32[Tensor, "1 cells channels"]:
         """Encode a normalised image, padded with zeros at the right and the bottom."""
         return self.encoder(image).flatten(2).transpose(1, 2) + self.no_mask
 
@@ -76,11 +76,13 @@ class PromptGraph(nn.Module):
 
     def forward(
         self,
-        features: Float32[Tensor, "1 cells 256"],
+        features: Float32[Tensor, "1 cells channels"],
         points: Float32[Tensor, "prompts points 2"],
         labels: Int64[Tensor, "prompts points"],
     ) -> tuple[
-        Float32[Tensor, "prompts cells 256"], Float32[Tensor, "prompts masks 32"], Float32[Tensor, "prompts masks"]
+        Float32[Tensor, "prompts cells channels"],
+        Float32[Tensor, "prompts masks weights"],
+        Float32[Tensor, "prompts masks"],
     ]:
         """Return features of the cells, weights of each mask, and predicted IoU.
 
@@ -189,7 +191,9 @@ class MaskGraph(nn.Module):
         return nn.Parameter(matrix.detach().clone()), nn.Parameter(layer.bias.detach().repeat(4))
 
     def forward(
-        self, features: Float32[Tensor, "prompts rows columns 256"], weights: Float32[Tensor, "prompts masks 32"]
+        self,
+        features: Float32[Tensor, "prompts rows columns channels"],
+        weights: Float32[Tensor, "prompts masks weights"],
     ) -> Float32[Tensor, "prompts masks height width"]:
         """Return mask logits, four pixels a cell in each direction; above 0 is the object.
 
