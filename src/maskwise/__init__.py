@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     from maskwise.data.regions import LabelledRegion, RegionSet
     from maskwise.model.prediction import Name, Prediction
     from maskwise.model.predictor import Predictor
+    from maskwise.model.segmenter import EncodedImage, Segment, Segmenter
     from maskwise.reports.overlay import draw_overlay
     from maskwise.reports.report_folder import write_report
     from maskwise.tasks.evaluation import Evaluation, evaluate
     from maskwise.tasks.fitting import Fit, fit_classes
     from maskwise.tasks.labelling import label_coco
+    from maskwise.tasks.segmenting import segment_photos
 
 __version__ = "0.1.0"
 __all__ = [
     "CocoFile",
+    "EncodedImage",
     "Evaluation",
     "Fit",
     "LabelledRegion",
@@ -35,6 +38,8 @@ __all__ = [
     "Prediction",
     "Predictor",
     "RegionSet",
+    "Segment",
+    "Segmenter",
     "__version__",
     "draw_overlay",
     "errors",
@@ -45,11 +50,13 @@ __all__ = [
     "read_coco",
     "regions_from_coco",
     "regions_from_label_maps",
+    "segment_photos",
     "write_report",
 ]
 
 _HOMES = {
     "CocoFile": "data.coco_file",
+    "EncodedImage": "model.segmenter",
     "Evaluation": "tasks.evaluation",
     "Fit": "tasks.fitting",
     "LabelledRegion": "data.regions",
@@ -58,6 +65,8 @@ _HOMES = {
     "Prediction": "model.prediction",
     "Predictor": "model.predictor",
     "RegionSet": "data.regions",
+    "Segment": "model.segmenter",
+    "Segmenter": "model.segmenter",
     "draw_overlay": "reports.overlay",
     "evaluate": "tasks.evaluation",
     "fit_classes": "tasks.fitting",
@@ -66,6 +75,7 @@ _HOMES = {
     "read_coco": "data.coco_file",
     "regions_from_coco": "data.coco_regions",
     "regions_from_label_maps": "data.label_maps",
+    "segment_photos": "tasks.segmenting",
     "write_report": "reports.report_folder",
 }
 

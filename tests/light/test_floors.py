@@ -97,6 +97,7 @@ def test_a_module_has_another_name_than_what_it_holds():
 def test_public_names():
     assert maskwise.__all__ == [
         "CocoFile",
+        "EncodedImage",
         "Evaluation",
         "Fit",
         "LabelledRegion",
@@ -105,6 +106,8 @@ def test_public_names():
         "Prediction",
         "Predictor",
         "RegionSet",
+        "Segment",
+        "Segmenter",
         "__version__",
         "draw_overlay",
         "errors",
@@ -115,6 +118,7 @@ def test_public_names():
         "read_coco",
         "regions_from_coco",
         "regions_from_label_maps",
+        "segment_photos",
         "write_report",
     ]
     for name in maskwise.__all__:

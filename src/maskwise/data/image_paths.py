@@ -13,10 +13,9 @@ from urllib.parse import unquote
 
 from maskwise.data.coco_file import CocoFile
 from maskwise.data.coco_index import value_of
+from maskwise.data.images import IMAGE_SUFFIXES
 from maskwise.data.plain_files import shortened
 from maskwise.errors import AnnotationError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def find_each_image(

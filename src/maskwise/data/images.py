@@ -21,6 +21,8 @@ Pixels = UInt8[np.ndarray, "height width 3"]
 """An image in memory: RGB, 0 to 255."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
 """Formats that are read. Pillow knows more; some of them start other programs (EPS) or are rarely tested."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""Suffixes by which images are found in a folder."""
 MAX_PIXELS = 120_000_000
 """Maximum number of pixels of an image: 840 MB while it is read."""
 MAX_PIXELS_OF = {"WEBP": 60_000_000, "GIF": 60_000_000, "AVIF": 60_000_000, "JPEG2000": 60_000_000}

@@ -204,6 +204,17 @@ class Mask:
         full[y : y + h, x : x + w] = self.bits
         return full
 
+    def to_rle(self) -> dict[str, Any]:
+        """Return COCO's compressed run-length encoding, ready for JSON: `size` (height, width) and `counts`.
+
+        >>> Mask.from_box((1, 0, 2, 1), (2, 4)).to_rle()
+        {'size': [2, 4], 'counts': '21102'}
+        """
+        full = np.zeros(self.image_hw, dtype=np.uint8, order="F")
+        x, y, w, h = self.box_xywh
+        full[y : y + h, x : x + w] = self.bits
+        return {"size": list(self.image_hw), "counts": rle_codec.encode(full)["counts"].decode("ascii")}
+
     def crop(self, x0: int, y0: int, x1: int, y1: int) -> Bool[np.ndarray, "crop_height crop_width"]:
         """Return the mask between pixel edges; what lies outside the image is not set."""
         out = np.zeros((y1 - y0, x1 - x0), dtype=bool)

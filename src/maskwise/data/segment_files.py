@@ -17,7 +17,8 @@ from msgspec import UNSET, Raw, UnsetType
 from maskwise.data.atomic_files import read_json
 from maskwise.data.coco_file import CocoFile, read_coco
 from maskwise.data.coco_index import Text, id_column, index_of, json_text, value_of
-from maskwise.data.image_paths import IMAGE_SUFFIXES, image_of_name, images_by_stem
+from maskwise.data.image_paths import image_of_name, images_by_stem
+from maskwise.data.images import IMAGE_SUFFIXES
 from maskwise.data.problems import Id, OnError, Problem, refuse
 from maskwise.errors import AnnotationError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,13 +42,35 @@ def open_session(
     Raises:
         ModelError: no such file, not a model file of Maskwise, or the device is not available.
     """
+    path = Path(path) if path is not None else built_in_model()
+    if path.suffix == ".safetensors" and path.is_file():
+        raise ModelError(f"{path}: is a training checkpoint; export it with `maskwise export {path} -o model.onnx`")
+    session = open_graph(path, threads=threads, device=device)
+    info = ModelInfo.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
+    inputs = {node.name: node.type for node in session.get_inputs()}
+    for fault in graph_faults(info, inputs, {node.name: node.shape for node in session.get_outputs()}):
+        raise ModelError(f"{path}: {fault}; export it again")
+    return session, info
+
+
+def open_graph(
+    path: Path, *, threads: int | None = None, device: str = "cpu", without: Sequence[str] = ()
+) -> onnxruntime.InferenceSession:
+    """Open an ONNX file.
+
+    Args:
+        path: the file.
+        threads: CPU threads (default: all available cores).
+        device: `cpu` or `cuda` (needs the package onnxruntime-gpu).
+        without: optimisations of ONNX Runtime to leave out.
+
+    Raises:
+        ModelError: no such file, ONNX Runtime cannot load it, or the device is not available.
+    """
     import onnxruntime
 
-    path = Path(path) if path is not None else built_in_model()
     if not path.is_file():
         raise ModelError(f"{path}: no such model file")
-    if path.suffix == ".safetensors":
-        raise ModelError(f"{path}: is a training checkpoint; export it with `maskwise export {path} -o model.onnx`")
     providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
     if device not in providers:
         raise ModelError(f"device {device!r}: accepted are {' and '.join(providers)}")
@@ -64,7 +86,9 @@ def open_session(
         # Exact uint8 products, at 1.6 times the time of VNNI (58 and 36 ms, AMD EPYC, 2026-11-25).
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        session = onnxruntime.InferenceSession(path, sess_options=options, providers=providers[device])
+        session = onnxruntime.InferenceSession(
+            path, sess_options=options, providers=providers[device], disabled_optimizers=list(without)
+        )
     except Exception as error:  # The errors of ONNX Runtime share no base class.
         raise ModelError(
             f"{path}: ONNX Runtime cannot load it; is it a model file? ({str(error).splitlines()[0]})"
@@ -73,11 +97,7 @@ def open_session(
         raise ModelError(
             f"device {device!r}: {providers[device][0]} did not start; look at its libraries (CUDA, cuDNN), or use cpu"
         )
-    info = ModelInfo.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
-    inputs = {node.name: node.type for node in session.get_inputs()}
-    for fault in graph_faults(info, inputs, {node.name: node.shape for node in session.get_outputs()}):
-        raise ModelError(f"{path}: {fault}; export it again")
-    return session, info
+    return session
 
 
 def available_cores() -> int:

@@ -112,7 +112,7 @@ def export_model(checkpoint_path: Path, output: Path, storage: Storage | None = 
             },
         )
         model = onnx.load(stored.path)
-        _strip_traces(model)
+        strip_traces(model)
         onnx.helper.set_model_props(model, info.to_metadata())
         with whole_file(output) as temporary:
             onnx.save(model, temporary)
@@ -189,7 +189,7 @@ def fold_layer_scales(network: RegionClassifier) -> RegionClassifier:
     return folded
 
 
-def _strip_traces(model: onnx.ModelProto) -> None:
+def strip_traces(model: onnx.ModelProto) -> None:
     """Remove the exporter's notes about its own source code, which name folders of this machine and take space."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):

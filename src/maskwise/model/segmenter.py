@@ -1,0 +1,298 @@
+"""The segmenter: a photograph in, outlines of the things in it out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+
+from maskwise.concurrency import map_in_threads
+from maskwise.data.images import check_pixels
+from maskwise.data.masks import Mask
+from maskwise.errors import InputError
+from maskwise.model.predictor import MAX_THREADS
+from maskwise.model.segment_candidates import Candidates, grid_rounds, stability
+from maskwise.model.segment_frame import STRIDE, Frame
+from maskwise.model.session import available_cores, built_in_model, open_graph
+
+ENCODER = "segmenter-encoder.onnx"
+PROMPTS = "segmenter-decoder-prompts.onnx"
+DRAWING = "segmenter-decoder-masks.onnx"
+"""File names of the graphs; `training/segmenter_graphs.py` says what each does."""
+RECORD = "segmenter.json"
+"""File name of the record of how they were made."""
+BATCH = 4
+"""Number of prompts per batch."""
+MAX_POINTS_PER_SIDE = 128
+"""Maximum number of points in each direction: more lie closer than the network can tell apart."""
+MAX_POINTS = 256
+"""Maximum number of points of one prompt: this bounds memory."""
+MIN_SCORE = 0.7
+"""Default of the smallest predicted IoU of a segment."""
+MIN_STABILITY = 0.7
+"""Default of the smallest stability of a segment."""
+MAX_OVERLAP = 0.7
+"""Default of the largest IoU of two segments."""
+COVERED_AREA, COVERED_SCORE = 0.1, 0.95
+"""A point of the grid is skipped if a segment of at most this share of the image and at least this score covers it."""
+_NO_POINT, _FIRST_CORNER, _LAST_CORNER = -1, 2, 3
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """The outline of one thing, or of a part of it.
+
+    Attributes:
+        mask: its pixels.
+        score: the IoU with the true outline that the network predicts, 0 to 1.
+        stability: the IoU of the mask drawn at a higher and at a lower threshold, 0 to 1.
+    """
+
+    mask: Mask
+    score: float
+    stability: float
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """What the encoder made of a photograph; every prompt of the photograph uses it.
+
+    Attributes:
+        image_hw: height and width of the photograph, pixels.
+        features: of the cells of its frame, row by row.
+    """
+
+    image_hw: tuple[int, int]
+    features: Float32[np.ndarray, "1 cells channels"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Prompted:
+    """The decoder's answers to prompts: masks that are not drawn yet."""
+
+    cells: Float32[np.ndarray, "prompts rows columns channels"]
+    weights: Float32[np.ndarray, "prompts masks weights"]
+    scores: Float32[np.ndarray, "prompts masks"]
+
+
+class Segmenter:
+    """Outlines things in photographs: all of them, or the one under a click or in a box.
+
+    Opening takes a moment; keep it and call it often. Several threads may use one segmenter. A copy, by `pickle` or
+    `copy`, opens the same files again.
+
+    Source:
+        MobileSAM: C. Zhang et al., Faster segment anything, arXiv:2306.14289. Our decoder computes the same numbers in
+        another order, and our grid skips points that a good segment already covers.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> None:
+        """Open the network.
+
+        Args:
+            folder: where its three files lie, as `recipes/fetch_segmenter.py` writes them (default: the built-in ones).
+            threads: CPU threads (default: all cores that this process may use).
+
+        Raises:
+            InputError: threads outside 1 to 1,024.
+            ModelError: a file is missing or cannot be used.
+        """
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise InputError(f"{threads} threads; give 1 to {MAX_THREADS}")
+        files = Path(folder).absolute() if folder is not None else built_in_model().parent
+        self._arguments = {"folder": files, "threads": threads}
+        self._workers = threads or available_cores()
+        self._encoder = open_graph(files / ENCODER, threads=threads)
+        # A prompt is too little work to share between cores: each core runs prompts of its own. The fused operator is
+        # ten times as slow as the two it replaces (6.5 and 0.6 ms a prompt, AMD EPYC, 2026-11-27).
+        self._prompts = open_graph(files / PROMPTS, threads=1, without=["SkipLayerNormFusion"])
+        self._drawing = open_graph(files / DRAWING, threads=1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._arguments
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def encode(self, image: np.ndarray) -> EncodedImage:
+        """Return what all prompts of a photograph share; this takes most of the time of a click.
+
+        Args:
+            image: height x width x 3, uint8, RGB.
+
+        Raises:
+            ImageError: the image has another shape or type.
+        """
+        pixels = check_pixels(image)
+        image_hw = (pixels.shape[0], pixels.shape[1])
+        (features,) = self._encoder.run(None, {"image": Frame(image_hw).pixels(pixels)})
+        return EncodedImage(image_hw, features)
+
+    def prompt(
+        self,
+        encoded: EncodedImage,
+        *,
+        points: Sequence[Sequence[float]] | np.ndarray = (),
+        labels: Sequence[int] | np.ndarray | None = None,
+        box_xywh: Sequence[float] | None = None,
+    ) -> Segment:
+        """Outline the one thing that points or a box show.
+
+        A single click could mean a thing or a part of it: of three masks the one with the largest predicted IoU is
+        returned. More points, or a box, say which.
+
+        Args:
+            encoded: of `encode`.
+            points: N x 2: x and y, pixels from the image's left top corner.
+            labels: 1 for each point that is part of the thing, 0 for each that is not (default: all 1).
+            box_xywh: left, top, width and height of a box around the thing, pixels.
+
+        Raises:
+            InputError: neither a point with label 1 nor a box; points outside the image, too many, or not numbers;
+                labels other than 0 and 1, or another number of them; or there is nothing there.
+            MaskError: the box has no width or height, or lies outside the image.
+        """
+        frame = Frame(encoded.image_hw)
+        places = _checked_points(points, encoded.image_hw)
+        kinds = _checked_labels(labels, len(places), needed=box_xywh is None)
+        if box_xywh is None:
+            places, kinds = np.concatenate([places, [[0, 0]]]), np.append(kinds, _NO_POINT)
+        else:
+            Mask.from_box(box_xywh, encoded.image_hw)
+            x, y, width, height = box_xywh
+            places = np.concatenate([places, [[x, y], [x + width, y + height]]])
+            kinds = np.concatenate([kinds, [_FIRST_CORNER, _LAST_CORNER]])
+        in_frame = np.where(kinds[:, None] == _NO_POINT, 0, frame.points(places)).astype(np.float32)
+        prompted = self._run_prompts(encoded, in_frame[None], kinds[None])
+        one_click = box_xywh is None and len(places) == 2
+        wanted = slice(1, None) if one_click else slice(0, 1)
+        logits = self._draw(prompted.cells, prompted.weights[:, wanted])[0]
+        scores, stabilities = np.clip(prompted.scores[0, wanted], 0, 1), stability(logits)
+        for place in np.argsort(-scores, kind="stable").tolist():
+            mask = frame.mask(logits[place])
+            if mask is not None:
+                return Segment(mask, float(scores[place]), float(stabilities[place]))
+        raise InputError("the network sees nothing at this place; click on another part of the thing, or draw its box")
+
+    def segment(
+        self,
+        image: np.ndarray,
+        *,
+        points_per_side: int = 24,
+        min_score: float = MIN_SCORE,
+        min_stability: float = MIN_STABILITY,
+        max_overlap: float = MAX_OVERLAP,
+    ) -> list[Segment]:
+        """Outline everything: things, their parts, and what they stand on; the best first.
+
+        Every point of a grid is a click, from coarse to fine; points that a good small segment already covers are
+        skipped.
+
+        Args:
+            image: height x width x 3, uint8, RGB.
+            points_per_side: points of the grid in each direction, 1 to 128; more find smaller things and take longer.
+            min_score: smallest predicted IoU, 0 to 1.
+            min_stability: smallest stability, 0 to 1.
+            max_overlap: of two segments with a larger IoU the better one stays, 0 to 1.
+
+        Raises:
+            ImageError: the image has another shape or type.
+            InputError: a number outside its range.
+        """
+        if not 1 <= points_per_side <= MAX_POINTS_PER_SIDE:
+            raise InputError(f"{points_per_side} points per side; give 1 to {MAX_POINTS_PER_SIDE}")
+        for name, share in (("score", min_score), ("stability", min_stability), ("overlap", max_overlap)):
+            if not 0 <= share <= 1:
+                raise InputError(f"{name} {share}; give 0 to 1")
+        encoded = self.encode(image)
+        frame = Frame(encoded.image_hw)
+        rows, columns = frame.cells_hw
+        candidates = Candidates((4 * rows, 4 * columns), max_overlap)
+        for shares in grid_rounds(points_per_side):
+            points = frame.points(shares * encoded.image_hw[::-1])
+            points = points[
+                ~candidates.covered((points[:, ::-1] / STRIDE).astype(np.int64), COVERED_AREA, COVERED_SCORE)
+            ]
+            for logits, scores in self._run_clicks(encoded, points, min_score):
+                stabilities = stability(logits)
+                good = stabilities >= max(min_stability, 1e-9)
+                candidates.add(logits[good], scores[good], stabilities[good])
+        found = zip(candidates.logits, candidates.scores.tolist(), candidates.stabilities.tolist(), strict=True)
+        masks = ((frame.mask(logits), score, steady) for logits, score, steady in found)
+        return [Segment(mask, score, steady) for mask, score, steady in masks if mask is not None]
+
+    def _run_clicks(
+        self, encoded: EncodedImage, points: Float32[np.ndarray, "points 2"], min_score: float
+    ) -> Iterator[tuple[Float32[np.ndarray, "masks rows columns"], Float64[np.ndarray, " masks"]]]:
+        """Yield the masks of single clicks and their scores, batch by batch, in order.
+
+        Args:
+            encoded: the image.
+            points: pixels of the frame.
+            min_score: masks of a smaller predicted IoU are not drawn.
+        """
+
+        def call(
+            batch: Float32[np.ndarray, "points 2"],
+        ) -> tuple[Float32[np.ndarray, "masks rows columns"], Float64[np.ndarray, " masks"]]:
+            places = np.stack([batch, np.zeros_like(batch)], axis=1)
+            prompted = self._run_prompts(encoded, places, np.tile(np.array([1, _NO_POINT]), (len(batch), 1)))
+            good = prompted.scores[:, 1:] >= min_score
+            some = good.any(axis=1)
+            logits = self._draw(prompted.cells[some], prompted.weights[some, 1:])
+            return logits[good[some]], np.clip(prompted.scores[:, 1:][good].astype(np.float64), 0, 1)
+
+        batches = (points[start : start + BATCH] for start in range(0, len(points), BATCH))
+        return map_in_threads(call, batches, self._workers)
+
+    def _run_prompts(
+        self,
+        encoded: EncodedImage,
+        points: Float32[np.ndarray, "prompts points 2"],
+        labels: Int64[np.ndarray, "prompts points"],
+    ) -> _Prompted:
+        inputs = {"features": encoded.features, "points": points, "labels": labels}
+        cells, weights, scores = self._prompts.run(None, inputs)
+        rows, columns = Frame(encoded.image_hw).cells_hw
+        side = int(cells.shape[1] ** 0.5)
+        return _Prompted(cells.reshape(len(points), side, side, -1)[:, :rows, :columns], weights, scores)
+
+    def _draw(
+        self,
+        cells: Float32[np.ndarray, "prompts rows columns channels"],
+        weights: Float32[np.ndarray, "prompts masks weights"],
+    ) -> Float32[np.ndarray, "prompts masks height width"]:
+        if not len(cells):
+            return np.zeros((0, weights.shape[1], 4 * cells.shape[1], 4 * cells.shape[2]), dtype=np.float32)
+        (logits,) = self._drawing.run(None, {"cells": np.ascontiguousarray(cells), "weights": weights})
+        return logits
+
+
+def _checked_points(
+    points: Sequence[Sequence[float]] | np.ndarray, image_hw: tuple[int, int]
+) -> Float64[np.ndarray, "points 2"]:
+    places = np.asarray(points, dtype=np.float64).reshape(-1, 2) if len(points) == 0 else np.asarray(points, np.float64)
+    if places.ndim != 2 or places.shape[1] != 2 or len(places) > MAX_POINTS:
+        raise InputError(f"points have shape {places.shape}; accepted are N x 2, x and y, at most {MAX_POINTS}")
+    height, width = image_hw
+    outside = ~((places >= 0) & (places <= (width, height))).all(axis=1)
+    if outside.any():
+        x, y = places[outside][0].tolist()
+        raise InputError(f"the point {x:g},{y:g} lies outside the image of width {width} and height {height}")
+    return places
+
+
+def _checked_labels(
+    labels: Sequence[int] | np.ndarray | None, points: int, *, needed: bool
+) -> Int64[np.ndarray, " points"]:
+    kinds = np.ones(points, dtype=np.int64) if labels is None else np.asarray(labels).reshape(-1)
+    if len(kinds) != points or not np.isin(kinds, (0, 1)).all():
+        raise InputError(f"labels {kinds.tolist()[:5]} for {points} points; give 1 (part of the thing) or 0 for each")
+    if needed and not (kinds == 1).any():
+        raise InputError("no point that is part of the thing; give one, or a box")
+    return kinds.astype(np.int64)
