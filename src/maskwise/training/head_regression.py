@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maskwise.errors import ImageError, InputError
-from maskwise.tasks.linear_heads import fit_head
+from maskwise.tasks.linear_heads import fit_head, fit_known
 from maskwise.training.batches import Sample, UnreadableImage, read_batches
 from maskwise.training.checkpoint import write_tensors
 from maskwise.training.data import Split, TrainingRegions, UnaugmentedRegions
@@ -46,7 +46,7 @@ def fit_network_head(
         InputError: most images cannot be read.
     """
     start = time.monotonic()
-    embeddings, targets = _cached_embeddings(network, split, settings, accelerator, cache)
+    embeddings, targets, nothing = _cached_embeddings(network, split, settings, accelerator, cache)
     embedded = time.monotonic()
     mean, std = embeddings.mean(dim=0), embeddings.std(dim=0, correction=0).clamp(min=MIN_STD)
     standard = ((embeddings - mean) / std).numpy()
@@ -59,8 +59,14 @@ def fit_network_head(
         network.head.bias.fill_(float(head.bias.min()) - 10)  # Classes without a region are never named.
         network.head.weight[present] = torch.from_numpy(head.weight).float()
         network.head.bias[present] = torch.from_numpy(head.bias).float()
+    if network.known_head is not None:
+        weight, bias = fit_known(standard, ((nothing - mean) / std).numpy(), settings.schedule.head_c)
+        with torch.no_grad():
+            network.known_head.weight.copy_(torch.from_numpy(weight)[None])
+            network.known_head.bias.fill_(bias)
     return {
         "head_regions": len(targets),
+        "head_nothing": len(nothing),
         "head_embed_seconds": round(embedded - start),
         "head_fit_seconds": round(time.monotonic() - embedded),
     }
@@ -68,7 +74,8 @@ def fit_network_head(
 
 def _cached_embeddings(
     network: RegionClassifier, split: Split, settings: TrainSettings, accelerator: accelerate.Accelerator, cache: Path
-) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"]]:
+) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"], Float[Tensor, "m d"]]:
+    """Return embeddings and classes of the training regions, and the embeddings of regions of no class."""
     schedule = settings.schedule
     key = f"{settings.weights} {settings.network} {settings.view} {settings.augment} {schedule.head_copies}"
     key = hashlib.sha256(f"{key} {schedule.seed} {split.digest()}".encode()).hexdigest()
@@ -76,7 +83,8 @@ def _cached_embeddings(
         try:
             with safe_open(cache, framework="pt") as file:
                 if (file.metadata() or {}).get("key") == key:
-                    return file.get_tensor("embeddings"), file.get_tensor("targets")
+                    embeddings, targets, nothing = map(file.get_tensor, ("embeddings", "targets", "nothing"))
+                    return embeddings, targets, nothing
         except SafetensorError:  # Another program's file, or a damaged one: make it again.
             pass
     rows = [_embed(network, samples, settings, accelerator) for samples in _sources(split, settings)]
@@ -86,8 +94,11 @@ def _cached_embeddings(
             f"most images cannot be read: {len(targets)} of {len(split.train) * len(rows)} regions could be embedded;"
             " repair the data, then start again"
         )
-    write_tensors(cache, {"embeddings": embeddings, "targets": targets}, {"key": key})
-    return embeddings, targets
+    nothing = torch.zeros(0, embeddings.shape[1])
+    if split.nothing is not None:
+        nothing, _ = _embed(network, UnaugmentedRegions(split.nothing, settings.view, None), settings, accelerator)
+    write_tensors(cache, {"embeddings": embeddings, "targets": targets, "nothing": nothing}, {"key": key})
+    return embeddings, targets, nothing
 
 
 def _sources(split: Split, settings: TrainSettings) -> Iterator[torch.utils.data.Dataset[Sample | UnreadableImage]]:
