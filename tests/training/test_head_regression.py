@@ -120,7 +120,9 @@ def settings(tmp_path):
     folder = write_two_objects(tmp_path / "coco", images=16)
     source = SourceSettings(images=str(folder / "images"), annotations=str(folder / "annotations.json"))
     augment = AugmentSettings(mask_jitter=0.5)
-    schedule = replace(SETTINGS.schedule, steps=0, head_c=1.0, head_copies=1, batch_size=4, average=0.0)
+    schedule = replace(
+        SETTINGS.schedule, steps=0, head_c=1.0, head_copies=1, batch_size=4, average=0.0, precision="float32"
+    )
     return TrainSettings(
         network=VIT,
         weights="random",
