@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from maskwise.data.regions import LabelledRegion, RegionSet
     from maskwise.model.prediction import Name, Prediction
     from maskwise.model.predictor import Predictor
-    from maskwise.model.segmenter import EncodedImage, Segment, Segmenter
+    from maskwise.model.segment_network import EncodedImage
+    from maskwise.model.segmenter import Segment, Segmenter
     from maskwise.reports.overlay import draw_overlay
     from maskwise.reports.report_folder import write_report
     from maskwise.tasks.evaluation import Evaluation, evaluate
@@ -56,7 +57,7 @@ __all__ = [
 
 _HOMES = {
     "CocoFile": "data.coco_file",
-    "EncodedImage": "model.segmenter",
+    "EncodedImage": "model.segment_network",
     "Evaluation": "tasks.evaluation",
     "Fit": "tasks.fitting",
     "LabelledRegion": "data.regions",

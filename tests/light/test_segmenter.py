@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from maskwise import Mask, Segmenter, load_image
 from maskwise.errors import ImageError, InputError, MaskError, ModelError
-from maskwise.model.segment_candidates import Candidates, distinct, grid_rounds, packed, stability
+from maskwise.model.segment_candidates import Candidates, Drawn, distinct, grid_rounds, packed, stability
 from maskwise.model.segment_frame import Frame, interpolated
-from maskwise.model.segmenter import RECORD
+from maskwise.model.segment_network import RECORD
 from maskwise.model.session import built_in_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -274,20 +274,64 @@ def test_kept_masks_overlap_little_and_dropped_ones_overlap_a_better_one(seed, m
         assert (place in kept) == all(value <= most for value in better)
 
 
+def drawn(cells, scores, stabilities):
+    """Masks in which all pixels of a cell are alike."""
+    cells = np.array(cells, dtype=np.float32)
+    return Drawn(cells.repeat(4, axis=1).repeat(4, axis=2), cells, np.array(scores), np.array(stabilities))
+
+
+WIDE = [[1, 1, 1, -1], [-1, -1, -1, -1]]
+WIDER = [[1, 1, 1, 1], [-1, -1, -1, -1]]
+LOW = [[-1, -1, -1, -1], [-1, -1, -1, 1]]
+
+
 def test_candidates_keep_the_better_of_two_and_know_what_they_cover():
     candidates = Candidates((2, 4), 0.5)
-    wide = np.array([[1, 1, 1, -1], [-1, -1, -1, -1]], dtype=np.float32)
-    wider = np.array([[1, 1, 1, 1], [-1, -1, -1, -1]], dtype=np.float32)
-    low = np.array([[-1, -1, -1, -1], [-1, -1, -1, 1]], dtype=np.float32)
-    candidates.add(wide[None], np.array([0.8]), np.array([0.7]))
-    candidates.add(np.stack([low, wider]), np.array([0.5, 0.9]), np.array([0.6, 1.0]))
-    assert candidates.scores.tolist() == [0.9, 0.5]
-    assert candidates.stabilities.tolist() == [1.0, 0.6]
-    assert (candidates.logits[0] == wider).all()
-    places = np.array([[0, 3], [1, 3], [1, 0]])
+    candidates.add(drawn([WIDE], [0.8], [0.7]))
+    candidates.add(drawn([LOW, WIDER], [0.5, 0.9], [0.6, 1.0]))
+    candidates.add(candidates.none_drawn())
+    logits, scores, stabilities = zip(*candidates, strict=True)
+    assert (scores, stabilities) == ((0.9, 0.5), (1.0, 0.6))
+    assert (logits[0][::4, ::4] == WIDER).all()
+    places = np.array([[0, 15], [7, 15], [7, 0]])
     assert candidates.covered(places, 1.0, 0.0).tolist() == [True, True, False]
     assert candidates.covered(places, 0.4, 0.0).tolist() == [False, True, False]  # The first covers half the image.
     assert candidates.covered(places, 1.0, 0.6).tolist() == [True, False, False]
+
+
+def test_a_mask_that_looks_like_a_better_one_is_not_drawn():
+    """The new mask has 18 of the 20 cells of the known one: an IoU of 0.9."""
+    known = np.full((1, 4, 6), -1.0, dtype=np.float32)
+    known[0].flat[:20] = 1
+    similar, small = known.copy(), np.full_like(known, -1)
+    similar[0].flat[18:20] = -1
+    small[0].flat[:12] = 1
+    for max_overlap, is_new in ((0.8, False), (0.9, True)):  # It must overlap by 0.05 more.
+        candidates = Candidates((4, 6), max_overlap)
+        assert candidates.may_be_new(similar[None], np.array([[0.1]])).tolist() == [[True]]
+        candidates.add(drawn(known, [0.8], [1.0]))
+        previews = np.stack([np.stack([similar[0], similar[0], -similar[0]])])
+        got = candidates.may_be_new(previews, np.array([[0.7, 0.9, 0.7]]))
+        assert got.tolist() == [[is_new, True, True]]  # A better one is drawn, and one elsewhere.
+    candidates = Candidates((4, 6), 0.5)
+    candidates.add(drawn(small, [0.8], [1.0]))
+    assert candidates.may_be_new(small[None], np.array([[0.7]])).all()  # Too small for its preview to tell.
+
+
+def test_cells_beside_the_photograph_come_in_blocks():
+    """A photograph of 50 x 64 cells leaves 14 rows: blocks of 4, 4, 4 and 2 rows, each 16 columns of blocks wide."""
+    frame = Frame((800, 1024))
+    cells, sizes = frame.cells()
+    assert (cells[: 50 * 64] == np.arange(50 * 64)).all()
+    assert (sizes[: 50 * 64] == 1).all()
+    assert sizes[50 * 64 :].tolist() == [16] * 48 + [8] * 16
+    assert cells[50 * 64] == 51 * 64 + 1  # Near the middle of rows 50 to 53 and columns 0 to 3.
+    for image_hw in ((640, 427), (5, 999), (64, 64)):
+        cells, sizes = Frame(image_hw).cells()
+        rows, columns = Frame(image_hw).cells_hw
+        assert sizes.sum() == 64 * 64
+        assert len(set(cells.tolist())) == len(cells)
+        assert cells[: rows * columns].reshape(rows, columns)[-1, -1] == (rows - 1) * 64 + columns - 1
 
 
 def test_run_lengths_of_a_mask_come_back(rng):

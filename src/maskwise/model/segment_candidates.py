@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, UInt64
 
 COARSEST = 4
 """The first round of a grid takes every fourth point in each direction."""
+MIN_CELLS = 16
+"""Masks of fewer cells are drawn even if they look like a known one: their previews are too coarse to tell."""
+CAUTION = 0.05
+"""Masks whose previews overlap by this much more than masks may are not drawn."""
 MARGIN = 1.0
 """Logits by which a mask is drawn smaller and larger, to see whether it is stable."""
 
@@ -49,41 +54,81 @@ def stability(logits: Float[np.ndarray, "masks rows columns"]) -> Float64[np.nda
     return inner / np.maximum(outer, 1)
 
 
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Masks that the network has drawn.
+
+    Attributes:
+        logits: above 0 is the object; four pixels a cell in each direction.
+        previews: a logit for each cell.
+        scores: predicted IoU of each, 0 to 1.
+        stabilities: stability of each, 0 to 1.
+    """
+
+    logits: Float[np.ndarray, "masks rows columns"]
+    previews: Float[np.ndarray, "masks cell_rows cell_columns"]
+    scores: Float[np.ndarray, " masks"]
+    stabilities: Float[np.ndarray, " masks"]
+
+    def chosen(self, places: Int64[np.ndarray, " chosen"]) -> Drawn:
+        """Return some of the masks, in the given order."""
+        return Drawn(self.logits[places], self.previews[places], self.scores[places], self.stabilities[places])
+
+
 class Candidates:
     """Masks found so far in one image, the best first; a mask that is nearly the same as a better one is dropped."""
 
-    def __init__(self, mask_hw: tuple[int, int], max_overlap: float) -> None:
+    def __init__(self, cells_hw: tuple[int, int], max_overlap: float) -> None:
         """Start without any.
 
         Args:
-            mask_hw: height and width of the network's masks, pixels.
+            cells_hw: rows and columns of cells.
             max_overlap: two masks of a larger IoU are the same, 0 to 1.
         """
-        self._max_overlap = max_overlap
-        self.logits: Float[np.ndarray, "masks rows columns"] = np.zeros((0, *mask_hw), dtype=np.float16)
-        self.scores: Float64[np.ndarray, " masks"] = np.zeros(0)
-        self.stabilities: Float64[np.ndarray, " masks"] = np.zeros(0)
+        self._cells_hw, self._max_overlap = cells_hw, max_overlap
+        self._kept = self.none_drawn()
 
-    def add(
+    def none_drawn(self) -> Drawn:
+        """Return no masks."""
+        rows, columns = self._cells_hw
+        logits = np.zeros((0, 4 * rows, 4 * columns), dtype=np.float16)
+        return Drawn(logits, np.zeros((0, rows, columns), dtype=np.float16), np.zeros(0), np.zeros(0))
+
+    def __iter__(self) -> Iterator[tuple[Float[np.ndarray, "rows columns"], float, float]]:
+        """Yield logits, score and stability of each, the best first."""
+        kept = self._kept
+        return zip(kept.logits, kept.scores.tolist(), kept.stabilities.tolist(), strict=True)
+
+    def add(self, drawn: Drawn) -> None:
+        """Add masks, and drop those that are nearly the same as a better one."""
+        if not len(drawn.scores):
+            return
+        both = Drawn(
+            np.concatenate([self._kept.logits, drawn.logits.astype(np.float16)]),
+            np.concatenate([self._kept.previews, drawn.previews.astype(np.float16)]),
+            np.concatenate([self._kept.scores, drawn.scores]),
+            np.concatenate([self._kept.stabilities, drawn.stabilities]),
+        )
+        order = np.argsort(-both.scores, kind="stable")
+        self._kept = both.chosen(order[distinct(packed(both.logits[order] > 0), self._max_overlap)])
+
+    def may_be_new(
         self,
-        logits: Float[np.ndarray, "masks rows columns"],
-        scores: Float64[np.ndarray, " masks"],
-        stabilities: Float64[np.ndarray, " masks"],
-    ) -> None:
-        """Add masks, and drop those that are nearly the same as a better one.
+        previews: Float[np.ndarray, "prompts masks rows columns"],
+        scores: Float[np.ndarray, "prompts masks"],
+    ) -> Bool[np.ndarray, "prompts masks"]:
+        """Return which masks look unlike every better one, so that drawing them could add something.
 
         Args:
-            logits: above 0 is the object.
+            previews: a logit for each cell.
             scores: predicted IoU of each, 0 to 1.
-            stabilities: stability of each, 0 to 1.
         """
-        all_logits = np.concatenate([self.logits, logits.astype(np.float16)])
-        all_scores, all_stabilities = (
-            np.concatenate(pair) for pair in ((self.scores, scores), (self.stabilities, stabilities))
-        )
-        order = np.argsort(-all_scores, kind="stable")
-        kept = order[distinct(packed(all_logits[order] > 0), self._max_overlap)]
-        self.logits, self.scores, self.stabilities = all_logits[kept], all_scores[kept], all_stabilities[kept]
+        known, new = (packed(array.reshape(-1, *self._cells_hw) > 0) for array in (self._kept.previews, previews))
+        shared = np.bitwise_count(known[:, None] & new).sum(axis=2, dtype=np.int64)
+        either = np.bitwise_count(known[:, None] | new).sum(axis=2, dtype=np.int64)
+        better = self._kept.scores[:, None] >= scores.ravel()
+        same = better & (either >= MIN_CELLS) & (shared > (self._max_overlap + CAUTION) * either)
+        return ~same.any(axis=0).reshape(scores.shape)
 
     def covered(
         self, places: Int64[np.ndarray, "points 2"], max_area: float, min_score: float
@@ -95,14 +140,14 @@ class Candidates:
             max_area: largest share of the image that such a mask covers, 0 to 1.
             min_score: smallest score of such a mask, 0 to 1.
         """
-        inside = self.logits[self.scores >= min_score] > 0
+        inside = self._kept.logits[self._kept.scores >= min_score] > 0
         inside = inside[inside.mean(axis=(1, 2)) <= max_area]
         return inside[:, places[:, 0], places[:, 1]].any(axis=0)
 
 
 def packed(masks: Bool[np.ndarray, "masks rows columns"]) -> UInt64[np.ndarray, "masks words"]:
     """Return masks as bits, 64 to a word; the last word is filled with zeros."""
-    octets = np.packbits(masks.reshape(len(masks), -1), axis=1)
+    octets = np.packbits(masks.reshape(len(masks), masks.shape[1] * masks.shape[2]), axis=1)
     return np.pad(octets, ((0, 0), (0, -octets.shape[1] % 8))).view(np.uint64)
 
 
