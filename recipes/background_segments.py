@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as rle
 
 from maskwise.data.atomic_files import make_folder, read_json, write_json
 from maskwise.data.coco_file import CocoFile, read_coco
@@ -58,9 +57,7 @@ def records_of(segmenter: Segmenter, coco: CocoFile, row: int, path: str) -> lis
     objects = [coco.mask(one, (image.shape[0], image.shape[1])) for one in rows]
     records = []
     for mask in segments_of_nothing(segmenter, image, objects):
-        encoded = rle.encode(np.asfortranarray(mask.to_array().view(np.uint8)))
-        counts = encoded["counts"].decode()
-        records.append({"segmentation": {"size": encoded["size"], "counts": counts}, "area": mask.area})
+        records.append({"segmentation": mask.to_rle(), "area": mask.area})
     return records
 
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "name regions of one image",
     "label": "name every annotation of a COCO file",
     "segment": "outline the things in photographs",
+    "name": "find and name the things in photographs",
     "check": "list every fault of annotations, segments or label maps",
     "evaluate": "evaluate a model on labelled regions",
     "fit": "fit a model of your own classes to a few labelled regions",
