@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import accelerate
@@ -23,12 +24,15 @@ from maskwise.training.data import Split, TrainingRegions, UnaugmentedRegions
 from maskwise.training.network import RegionClassifier
 from maskwise.training.settings import TrainSettings
 
+Samples = torch.utils.data.Dataset[Sample | UnreadableImage]
+EMBEDDINGS = "embeddings"
+"""Beginning of the names of the files of embeddings in a run folder."""
 MIN_STD = 1e-6
 """Embeddings that vary less than this are constant."""
 
 
 def fit_network_head(
-    network: RegionClassifier, split: Split, settings: TrainSettings, accelerator: accelerate.Accelerator, cache: Path
+    network: RegionClassifier, split: Split, settings: TrainSettings, accelerator: accelerate.Accelerator, folder: Path
 ) -> dict[str, float]:
     """Standardise the embeddings of a network over the training regions, and fit its head to them.
 
@@ -37,7 +41,7 @@ def fit_network_head(
         split: has the regions.
         settings: of the run; `schedule.head_c` and `schedule.head_copies` say how.
         accelerator: device and precision.
-        cache: file that keeps the embeddings, so that an interrupted run need not compute them again.
+        folder: run folder; it keeps the embeddings, so that an interrupted run need not compute them again.
 
     Returns:
         For the record: regions, and seconds of each part.
@@ -46,7 +50,7 @@ def fit_network_head(
         InputError: most images cannot be read.
     """
     start = time.monotonic()
-    embeddings, targets, nothing = _cached_embeddings(network, split, settings, accelerator, cache)
+    embeddings, targets, nothing = _embed_all(network, split, settings, accelerator, folder)
     embedded = time.monotonic()
     mean, std = embeddings.mean(dim=0), embeddings.std(dim=0, correction=0).clamp(min=MIN_STD)
     standard = ((embeddings - mean) / std).numpy()
@@ -72,22 +76,21 @@ def fit_network_head(
     }
 
 
-def _cached_embeddings(
-    network: RegionClassifier, split: Split, settings: TrainSettings, accelerator: accelerate.Accelerator, cache: Path
+def _embed_all(
+    network: RegionClassifier, split: Split, settings: TrainSettings, accelerator: accelerate.Accelerator, folder: Path
 ) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"], Float[Tensor, "m d"]]:
     """Return embeddings and classes of the training regions, and the embeddings of regions of no class."""
-    schedule = settings.schedule
-    key = f"{settings.weights} {settings.network} {settings.view} {settings.augment} {schedule.head_copies}"
-    key = hashlib.sha256(f"{key} {schedule.seed} {split.digest()}".encode()).hexdigest()
-    if cache.is_file():
-        try:
-            with safe_open(cache, framework="pt") as file:
-                if (file.metadata() or {}).get("key") == key:
-                    embeddings, targets, nothing = map(file.get_tensor, ("embeddings", "targets", "nothing"))
-                    return embeddings, targets, nothing
-        except SafetensorError:  # Another program's file, or a damaged one: make it again.
-            pass
-    rows = [_embed(network, samples, settings, accelerator) for samples in _sources(split, settings)]
+
+    def embed(name: str, samples: Samples, *key: object) -> tuple[Tensor, Tensor]:
+        path = folder / f"{EMBEDDINGS}-{name}.safetensors"
+        text = " ".join(map(repr, (settings.weights, settings.network, settings.view, *key)))
+        return _cached(path, text, lambda: _embed(network, samples, settings, accelerator, name))
+
+    plain, schedule = replace(split, nothing=None).digest(), settings.schedule
+    rows = [embed("plain", UnaugmentedRegions(split.train, settings.view, split.categories), plain)]
+    for copy in range(1, schedule.head_copies + 1):
+        key = (settings.augment, schedule.seed, plain)
+        rows.append(embed(f"copy-{copy}", AugmentedCopies(split, settings, copy), *key))
     embeddings, targets = (torch.cat(parts) for parts in zip(*rows, strict=True))
     if 2 * len(targets) < len(split.train) * len(rows):
         raise InputError(
@@ -96,16 +99,23 @@ def _cached_embeddings(
         )
     nothing = torch.zeros(0, embeddings.shape[1])
     if split.nothing is not None:
-        nothing, _ = _embed(network, UnaugmentedRegions(split.nothing, settings.view, None), settings, accelerator)
-    write_tensors(cache, {"embeddings": embeddings, "targets": targets, "nothing": nothing}, {"key": key})
+        nothing, _ = embed("nothing", UnaugmentedRegions(split.nothing, settings.view, None), split.digest())
     return embeddings, targets, nothing
 
 
-def _sources(split: Split, settings: TrainSettings) -> Iterator[torch.utils.data.Dataset[Sample | UnreadableImage]]:
-    """Yield the training regions as prediction sees them, then augmented copies of all."""
-    yield UnaugmentedRegions(split.train, settings.view, split.categories)
-    for copy in range(1, settings.schedule.head_copies + 1):
-        yield AugmentedCopies(split, settings, copy)
+def _cached(path: Path, key: str, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return embeddings and targets from a file, or make and keep them."""
+    key = hashlib.sha256(key.encode()).hexdigest()
+    if path.is_file():
+        try:
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get("key") == key:
+                    return file.get_tensor("embeddings"), file.get_tensor("targets")
+        except SafetensorError:  # Another program's file, or a damaged one: make it again.
+            pass
+    embeddings, targets = make()
+    write_tensors(path, {"embeddings": embeddings, "targets": targets}, {"key": key})
+    return embeddings, targets
 
 
 class AugmentedCopies(torch.utils.data.Dataset[Sample | UnreadableImage]):
@@ -128,15 +138,16 @@ class AugmentedCopies(torch.utils.data.Dataset[Sample | UnreadableImage]):
 
 def _embed(
     network: RegionClassifier,
-    samples: torch.utils.data.Dataset[Sample | UnreadableImage],
+    samples: Samples,
     settings: TrainSettings,
     accelerator: accelerate.Accelerator,
+    name: str,
 ) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"]]:
     """Return embeddings and class indices of samples; embeddings of several crops stand side by side."""
     batches = read_batches(samples, settings.data.workers, batch_size=settings.schedule.batch_size)
     embeddings, targets = [], []
     network.eval()
-    progress = tqdm(total=len(samples), desc="embed", unit=" regions", mininterval=2)  # type: ignore[arg-type]
+    progress = tqdm(total=len(samples), desc=f"embed {name}", unit=" regions", mininterval=2)  # type: ignore[arg-type]
     with progress, torch.no_grad(), accelerator.autocast():
         for made in batches:
             batch = made.to(accelerator.device)

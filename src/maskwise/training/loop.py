@@ -60,7 +60,6 @@ from maskwise.training.teacher import distances_to_teacher, teacher_embeddings
 CHECKPOINT = "checkpoint.safetensors"
 FINAL = "final.safetensors"
 TEACHER = "teacher.safetensors"
-EMBEDDINGS = "embeddings.safetensors"
 RECORD = "run.json"
 """Files of a run folder."""
 UNWRITABLE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -90,7 +89,7 @@ def train(settings: TrainSettings, folder: Path) -> Path:
     accelerator = make_accelerator(settings.run.device, bf16=_use_bf16(settings.schedule.precision))
     make_folder(folder)
     if accelerator.is_main_process:
-        for name in (CHECKPOINT, FINAL, TEACHER, EMBEDDINGS):
+        for name in (CHECKPOINT, FINAL, TEACHER):
             remove_leftovers(folder / name)
     with explain_lost_processes(accelerator):
         run = start_run(settings, split, folder, accelerator)
@@ -237,7 +236,7 @@ def start_run(settings: TrainSettings, split: Split, folder: Path, accelerator: 
     fitted: dict[str, float] = {}
     if settings.schedule.head_c and not checkpoint:
         with main_process_first(accelerator):  # The others read the embeddings that the main process writes.
-            fitted = fit_network_head(network, split, settings, accelerator, folder / EMBEDDINGS)
+            fitted = fit_network_head(network, split, settings, accelerator, folder)
     optimiser = accelerator.prepare_optimizer(optimiser)
     average = None
     if settings.schedule.average:
