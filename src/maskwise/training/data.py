@@ -119,7 +119,8 @@ def read_source(source: SourceSettings, root: Path, *, images_required: bool = T
     if bool(source.annotations) == bool(source.label_maps):
         raise SettingsError(f"source {source.images}: give either annotations or label_maps with classes_file")
     if source.annotations:
-        regions = regions_from_coco(root / source.annotations, root / source.images, images_required=images_required)
+        annotations = _located(root, source.annotations)
+        regions = regions_from_coco(annotations, root / source.images, images_required=images_required)
     else:
         regions = regions_from_label_maps(
             root / source.label_maps, root / source.images, root / source.classes_file, min_area=source.min_area
@@ -127,6 +128,11 @@ def read_source(source: SourceSettings, root: Path, *, images_required: bool = T
     regions = regions.without(source.ignore).renamed(source.rename)
     large = regions.regions.areas() >= source.min_area if source.min_area > 1 else True
     return regions.only(~regions.regions.crowd & large)
+
+
+def _located(root: Path, path: str) -> Path:
+    """Return a file below the root, or of the working folder if only that one exists: a run may have made it."""
+    return Path(path) if not (root / path).exists() and Path(path).exists() else root / path
 
 
 def read_data(settings: DataSettings) -> Split:

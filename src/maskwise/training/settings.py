@@ -72,7 +72,7 @@ class SourceSettings:
     images: str
     """Folder of images; absolute, or relative to data_root."""
     annotations: str = ""
-    """COCO instances file (JSON); absolute, or relative to data_root."""
+    """COCO instances file (JSON); absolute, or relative to data_root, or else to the working folder."""
     label_maps: str = ""
     """Folder of label maps (PNG), in place of annotations; absolute, or relative to data_root."""
     classes_file: str = ""
