@@ -85,7 +85,7 @@ model: .venv-test/installed
 	$(TEST)/python recipes/background_segments.py $(COCO)/train2017 $(COCO)/annotations/instances_train2017_complete.json \
 		-o runs/nothing/train2017.json --every 3
 	$(TEST)/python recipes/background_segments.py $(COCO)/more2017 $(COCO)/annotations/instances_more2017.json \
-		-o runs/nothing/more2017.json --every 8
+		-o runs/nothing/more2017.json --every 16
 	$(TRAIN) recipes/built-in.toml -o runs/default
 	cp runs/default/model.onnx src/maskwise/models/default.onnx
 	cp runs/default/run.json src/maskwise/models/default.json

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from colour_model import colour_model
-from maskwise import Predictor, label_coco
+from maskwise import Predictor, RegionSet, evaluate, label_coco
 from maskwise.cli.main import run
 from maskwise.errors import InputError, ModelError
+from maskwise.reports.markdown import report_markdown
 from maskwise.tasks.labelling import Labelling
 
 KNOWN = (8.0, 0.0, 0.0, -4.0)
@@ -186,3 +187,43 @@ def test_detections_say_which_are_none(model):
     filled = Predictor(model).label_detections(image, detections)
     assert filled.data["is_none"].tolist() == [False, True, False]
     np.testing.assert_allclose(filled.data["known"], EXPECTED, atol=0.02)
+
+
+def test_evaluation_says_how_well_objects_are_told_from_nothing(model):
+    """Three squares; as objects the red ones, as nothing the blue one and another red one."""
+    image, masks = scene()
+    objects = RegionSet.from_arrays([image], [[masks[0], masks[2]]], [["person", "person"]])
+    nothing = RegionSet.from_arrays([image, image], [[masks[1]], [masks[1], masks[0]]], [["x"], ["x", "x"]])
+    result = evaluate(Predictor(model), objects, background=nothing).report.background
+    assert (result.regions, result.images) == (3, 2)
+    # Of six pairs, blue is below both objects twice; the red one ties with the first object and beats the second.
+    assert result.auroc == pytest.approx(4.5 / 6)
+    assert result.named_at_95 == pytest.approx(1 / 3)
+    assert (result.objects_kept, result.named) == (1.0, pytest.approx(1 / 3))
+    assert result.false_names_per_image == 0.5
+    page = report_markdown(evaluate(Predictor(model), objects, background=nothing).report)
+    assert "AUROC of 0.750" in page
+    assert "0.5 false names per image" in page
+    assert evaluate(Predictor(model), objects).report.background is None
+    assert "## None of these" not in report_markdown(evaluate(Predictor(model), objects).report)
+
+
+def test_a_model_that_cannot_tell_is_judged_by_its_best_class(tmp_path):
+    image, masks = scene()
+    objects = RegionSet.from_arrays([image], [[masks[0]]], [["person"]])
+    nothing = RegionSet.from_arrays([image], [[masks[2]]], [["x"]])  # 98 % instead of 100 %.
+    result = evaluate(Predictor(colour_model(tmp_path)), objects, background=nothing).report.background
+    assert (result.auroc, result.named_at_95, result.named) == (1.0, 0.0, 1.0)
+
+
+def test_the_command_evaluates_with_a_background(segments, model, tmp_path, capsys):
+    content = json.loads(segments.read_text())
+    content["categories"] = [{"id": 3, "name": "person"}]
+    nothing = {**content, "annotations": content["annotations"][1:2]}
+    content["annotations"] = content["annotations"][:1]
+    segments.write_text(json.dumps(content))
+    (tmp_path / "nothing.json").write_text(json.dumps(nothing))
+    flags = ["evaluate", str(tmp_path), str(segments), "--model", str(model), "-o", str(tmp_path / "out")]
+    assert run([*flags, "--with-background", str(tmp_path / "nothing.json")]) == 0
+    assert "AUROC of objects against no class" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["background"]["auroc"] == 1.0
