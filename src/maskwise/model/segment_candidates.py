@@ -84,7 +84,9 @@ class Drawn:
         return self.chosen(np.flatnonzero(self.stabilities >= min_stability))
 
 
-def shown(previews: Float[np.ndarray, "masks rows columns"], click: Int64[np.ndarray, 2]) -> tuple[slice, slice]:
+def shown(
+    previews: Float[np.ndarray, "masks rows columns"], click: Int64[np.ndarray, " row_column"]
+) -> tuple[slice, slice]:
     """Return the rows and columns of cells in which masks may have pixels.
 
     Args:
@@ -94,7 +96,7 @@ def shown(previews: Float[np.ndarray, "masks rows columns"], click: Int64[np.nda
     >>> shown(np.array([[[-9.0, -9.0, -9.0, -9.0, 9.0, -9.0]]]), np.array([0, 2]))
     (slice(0, 1, None), slice(0, 6, None))
     """
-    anywhere = (previews > -MARGIN).any(axis=0)
+    anywhere = previews.max(axis=0) > -MARGIN
     spans = []
     for axis, place in enumerate(click.tolist()):
         used = np.flatnonzero(anywhere.any(axis=1 - axis)).tolist() or [place]

@@ -241,7 +241,7 @@ class Segmenter:
         clicked: Prompted,
         number: int,
         wanted: Bool[np.ndarray, " masks"],
-        point: Float32[np.ndarray, 2],
+        point: Float32[np.ndarray, " xy"],
     ) -> Drawn:
         """Draw masks of one click, only where their previews show something.
 
