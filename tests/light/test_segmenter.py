@@ -14,7 +14,7 @@ from maskwise import Mask, Segmenter, load_image
 from maskwise.errors import ImageError, InputError, MaskError, ModelError
 from maskwise.model.segment_candidates import Candidates, Drawn, distinct, grid_rounds, packed, shown, stability
 from maskwise.model.segment_frame import Frame, interpolated
-from maskwise.model.segment_network import RECORD, Prompted
+from maskwise.model.segment_network import CELL_AXES, RECORD, Prompted
 from maskwise.model.session import built_in_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -198,6 +198,8 @@ def test_a_photograph_stands_at_the_left_top_of_its_frame():
     assert pixels[0, 0, 100, 100] == pytest.approx(-2.1179, abs=1e-4)
     assert pixels[0, 2, 100, 900] == pytest.approx(2.64, abs=1e-4)
     assert Frame((256, 512)).points(np.array([[100.0, 50.0]])).tolist() == [[200, 100]]
+    # 2 pixels become 1, 2,000 become 1,024.
+    assert Frame((2000, 2)).points(np.array([[1.0, 1000.0]])).tolist() == [[0.5, 512]]
 
 
 def test_a_mask_of_the_photographs_size_is_the_sign_of_the_logits(rng):
@@ -350,6 +352,14 @@ def test_masks_are_drawn_around_what_previews_show_and_around_the_click():
     assert shown(previews, np.array([10, 13])) == (slice(8, 13), slice(11, 16))
     assert shown(previews, np.array([19, 0])) == (slice(8, 20), slice(0, 16))
     assert shown(previews - 9, np.array([0, 29])) == (slice(0, 3), slice(27, 30))
+
+
+def test_the_cells_of_an_encoded_photograph_stand_for_the_whole_frame(encoded):
+    """240 x 400 pixels touch 39 rows of 64 cells; below them are 6 full rows of 16 blocks, and one of a single cell."""
+    sizes = np.exp(encoded.arrays["log_sizes"])
+    assert len(sizes) == 39 * 64 + 7 * 16
+    assert sizes.sum() == pytest.approx(64 * 64)
+    assert {array.shape[axis] for array, axis in ((encoded.arrays[n], a) for n, a in CELL_AXES.items())} == {len(sizes)}
 
 
 def test_cells_beside_the_photograph_come_in_blocks():
