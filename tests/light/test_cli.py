@@ -55,6 +55,19 @@ def test_predict_prints_a_table_and_writes_json_and_picture(photo, model, tmp_pa
     assert overlay.shape[0] == 675  # 80 x 60 pixels, enlarged to 900 x 675; a legend may add width.
 
 
+def test_json_may_go_to_standard_output_alone(photo, model, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main.run(["predict", str(photo), "--box", "1,2,30,20", "--model", str(model), "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["regions"][0]["region"] == "box 1,2,30,20"
+    assert "box 1,2,30,20" in captured.err
+    assert main.run(["check", str(tmp_path / "none.json"), "--json", "-"]) == 1
+    (tmp_path / "s.json").write_text('{"images": [], "annotations": []}')
+    assert main.run(["check", str(tmp_path / "s.json"), "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["contents"]["annotations"] == 0
+    assert not (tmp_path / "-").exists()
+
+
 def test_modes_are_those_of_the_predictor():
     assert get_args(get_args(Mode)[0]) == MODES
 

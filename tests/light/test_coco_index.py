@@ -13,7 +13,7 @@ from maskwise.data import coco_index
 from maskwise.data.coco_file import read_coco
 from maskwise.data.coco_index import id_column, value_of
 from maskwise.data.coco_regions import regions_from_coco
-from maskwise.data.sam import read_segments
+from maskwise.data.segment_files import read_segments
 from maskwise.errors import AnnotationError, InputError
 
 

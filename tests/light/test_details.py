@@ -17,7 +17,19 @@ import pytest
 from PIL import Image
 
 from colour_model import CATEGORIES, colour_model
-from maskwise import LabelledRegion, Mask, Name, Prediction, Predictor, draw_overlay, label_coco, load_image, read_coco
+from maskwise import (
+    LabelledRegion,
+    Mask,
+    Name,
+    Prediction,
+    Predictor,
+    RegionSet,
+    draw_overlay,
+    evaluate,
+    label_coco,
+    load_image,
+    read_coco,
+)
 from maskwise.cli import main
 from maskwise.cli.fit import print_fit
 from maskwise.cli.label import Command as LabelCommand
@@ -27,20 +39,21 @@ from maskwise.cli.region_options import RegionFlags
 from maskwise.concurrency import map_in_threads
 from maskwise.data import coco_index, images
 from maskwise.data.atomic_files import write_json, write_text
-from maskwise.data.image_paths import _forms, find_images
+from maskwise.data.image_paths import _forms, find_each_image
 from maskwise.data.label_maps import _void_note, regions_from_label_maps
 from maskwise.data.mask_files import read_instances, read_masks
 from maskwise.data.mask_pixels import COLOUR_TOLERANCE, _listed, region_pixels, region_pixels_of_colours
 from maskwise.data.masks import clip_polygon
 from maskwise.data.plain_files import shortened
+from maskwise.data.problems import Problem, refuse
 from maskwise.data.regions import Category
-from maskwise.data.sam import read_segments
+from maskwise.data.segment_files import read_segments
 from maskwise.data.segmentations import mask_of_segmentation
-from maskwise.errors import ImageError, MaskError
+from maskwise.errors import AnnotationError, ImageError, MaskError
 from maskwise.model import predictor, session
 from maskwise.model.head_replacement import replace_head
 from maskwise.model.mask_inputs import as_masks
-from maskwise.model.model_file import ModelInfo
+from maskwise.model.model_file import ModelInfo, _is_number
 from maskwise.progress import Progress
 from maskwise.reports.contact_sheet import LONGEST, _scaled
 from maskwise.reports.drawing import GREY, class_colour, draw_outline
@@ -50,6 +63,7 @@ from maskwise.tasks.calibration import fit_temperature
 from maskwise.tasks.evaluation import _first_images, _with_noise
 from maskwise.tasks.evaluation_report import ClassResult
 from maskwise.tasks.fitting import Fit
+from maskwise.tasks.journal import Journal
 from maskwise.tasks.linear_heads import Part, Trial, _judge, _logits_unseen, choose_head, class_weights, fit_head
 from maskwise.tasks.metrics import calibration_error, wilson_interval
 from maskwise.views.sharing import SharedView
@@ -108,9 +122,9 @@ def test_too_little_memory_is_an_error_in_one_line(monkeypatch, capsys):
 
 
 def test_the_note_of_void_values_lists_six():
-    (seven,) = _void_note(Counter({value: 1 for value in range(10, 17)}), 70, "c.txt")
+    (seven,) = _void_note(Counter({str(value): 1 for value in range(10, 17)}), 70, "c.txt")
     assert seven == "pixel values 10, 11, 12, 13, 14, 15, ... (10.0% of all pixels) have no line in c.txt and are void"
-    (six,) = _void_note(Counter({value: 2 for value in range(10, 16)}), 48, "c.txt")
+    (six,) = _void_note(Counter({str(value): 2 for value in range(10, 16)}), 48, "c.txt")
     assert six.startswith("pixel values 10, 11, 12, 13, 14, 15 (25.0%")
 
 
@@ -142,7 +156,9 @@ def test_a_resumed_run_keeps_the_problems_of_finished_images(segments, tmp_path,
     model = Predictor(colour_model(tmp_path))
     output = tmp_path / "o.json"
     with monkeypatch.context() as patch:
-        patch.setattr("maskwise.tasks.labelling.write_named_coco", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "maskwise.tasks.labelling.write_named_coco", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             label_coco(segments, segments.parent / "images", output, model)
     done = label_coco(segments, segments.parent / "images", output, model)
@@ -371,7 +387,8 @@ def test_predictions_are_equal_by_their_names():
     names = (Name("cup", 47, 0.75),)
     one = Prediction(names, logits=np.float32([1, 2]), embedding=np.float32([1, 2]))
     assert one == Prediction(names, logits=np.float32([3, 4]))
-    assert repr(one) == f"Prediction(names={names!r})"
+    assert repr(one) == "<Prediction cup 75%>"
+    assert repr(Prediction(names, is_none=True)) == "<Prediction none of these (cup 75%)>"
 
 
 def test_a_class_may_get_a_name_with_an_equals_sign(coco_folder):
@@ -775,7 +792,7 @@ def test_files_are_looked_for_by_their_last_part(tmp_path):
     content = {"images": [{"id": 1, "file_name": "other/folder/a.png"}], "annotations": [], "categories": []}
     (tmp_path / "s.json").write_text(json.dumps(content))
     coco = read_coco(tmp_path / "s.json", labelled=False)
-    assert [Path(path) for path in find_images(coco, tmp_path, [0])] == [tmp_path / "deep" / "er" / "a.png"]
+    assert find_each_image(coco, tmp_path, [0]) == [str(tmp_path / "deep" / "er" / "a.png")]
 
 
 def test_regions_of_the_same_place_are_equal_whatever_their_pixels():
@@ -796,3 +813,92 @@ def test_an_image_of_unknown_size_is_written_as_it_was(segments, tmp_path):
     label_coco(segments, segments.parent / "images", tmp_path / "o.json", Predictor(colour_model(tmp_path)))
     last = json.loads((tmp_path / "o.json").read_text())["images"][-1]
     assert last == {"id": "none", "file_name": "missing.png"}
+
+
+def test_a_stated_width_of_one_pixel_is_a_size(tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 6, "width": 1}],
+        "annotations": [{"id": 1, "image_id": 1, "bbox": [0, 2, 1, 3]}],
+    }
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    coco = read_coco(tmp_path / "s.json", labelled=False)
+    assert coco.read_mask(0, tmp_path / "missing.png").box_xywh == (0, 2, 1, 3)
+
+
+def test_a_results_list_of_one_image_may_be_of_the_photograph(tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps([{"image_id": 7, "bbox": [1, 1, 2, 2]}]))
+    coco = read_segments(tmp_path / "r.json", tmp_path / "photo.png")
+    assert (coco.file_name(0), coco.ids(0)) == ("photo.png", (7, 1))
+
+
+@pytest.mark.parametrize(("count", "listed"), [(20, False), (21, True)])
+def test_twenty_problems_are_listed_and_the_others_counted(count, listed):
+    with pytest.raises(AnnotationError) as e:
+        refuse([Problem(f"fault {number}") for number in range(count)])
+    assert "fault 19" in str(e.value)
+    assert ("; and 1 more" in str(e.value)) is listed
+    assert ("and 0 more" in str(e.value)) is False
+
+
+def test_a_file_without_images_is_told_that_it_lacks_them(tmp_path):
+    (tmp_path / "s.json").write_text('{"annotations": []}')
+    with pytest.raises(AnnotationError, match="has no list 'images'"):
+        read_segments(tmp_path / "s.json", tmp_path / "photo.png")
+
+
+def test_faulty_annotations_are_numbered_by_their_rows(segments):
+    content = json.loads(segments.read_text())
+    content["images"].append({"id": 99})
+    content["annotations"][2] = {"id": 5}
+    segments.write_text(json.dumps(content))
+    problems = read_coco(segments, labelled=False, on_error="skip").problems
+    assert [problem.row for problem in problems] == [None, 2]
+
+
+def test_a_number_is_neither_text_nor_truth():
+    assert [_is_number(value) for value in (1, 1.5, True, "1", None)] == [True, True, False, False, False]
+
+
+def test_embeddings_do_not_make_predictions_differ():
+    names = (Name("cup", 47, 0.75),)
+    one, other = (Prediction(names, embedding=np.float32([value, 1])) for value in (1, 2))
+    assert one == other
+
+
+def test_a_deleted_journal_may_be_deleted_again(tmp_path):
+    with Journal(tmp_path / "o.partial") as journal:
+        journal.delete()
+        journal.delete()
+    assert not (tmp_path / "o.partial").exists()
+
+
+def test_probabilities_of_a_report_have_six_digits(tmp_path):
+    image = np.full((20, 30, 3), (200, 90, 40), dtype=np.uint8)
+    regions = RegionSet.from_arrays([image], [np.ones((1, 20, 30), dtype=bool)], [["person"]])
+    (row,) = evaluate(Predictor(colour_model(tmp_path)), regions).predictions
+    probability = float(Predictor(colour_model(tmp_path)).probabilities(image, np.ones((1, 20, 30), dtype=bool)).max())
+    assert row[4] == round(probability, 6)
+    assert row[4] != round(probability, 7)
+
+
+def test_progress_names_the_noise(monkeypatch, tmp_path):
+    said = []
+
+    class Quiet:
+        def __init__(self, total, what, unit):
+            said.append(what)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def update(self, count=1):
+            return None
+
+    monkeypatch.setattr("maskwise.tasks.evaluation.Progress", Quiet)
+    image = np.full((20, 30, 3), (200, 90, 40), dtype=np.uint8)
+    regions = RegionSet.from_arrays([image], [np.ones((1, 20, 30), dtype=bool)], [["person"]])
+    evaluate(Predictor(colour_model(tmp_path)), regions, mask_noise=True)
+    assert said == ["evaluate", "dilate", "erode", "shift", "box"]

@@ -311,7 +311,7 @@ def test_the_command_leaves_out_small_regions_of_a_coco_file(label_maps: Path):
     [
         ({}, "either ANNOTATIONS"),
         ({"annotations": Path("a.json"), "label_maps": Path("maps")}, "either ANNOTATIONS"),
-        ({"label_maps": Path("maps")}, "--label-maps and --classes go together"),
+        ({"label_maps": Path("maps")}, "--label-maps goes with --classes, or with --palette"),
         ({"annotations": Path("a.json"), "rename": ("sofa",)}, "--rename sofa: give OLD=NEW"),
     ],
 )

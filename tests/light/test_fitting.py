@@ -100,7 +100,7 @@ def test_crowds_are_not_learned_from(base, objects, tmp_path):
 def test_one_class_alone_is_refused(base, objects, tmp_path):
     regions = regions_of(objects)
     squares = regions.only(regions.regions.called(["square"]))
-    with pytest.raises(AnnotationError, match=r"at least two are needed, and the regions are of 1 \(square\)"):
+    with pytest.raises(AnnotationError, match="all regions are of class 'square'; label regions of another"):
         fit_classes(squares, tmp_path / "mine.onnx", model=base)
     assert not (tmp_path / "mine.onnx").exists()
 

@@ -1,9 +1,16 @@
-"""Cores by affinity and by the quotas of control groups, in made-up folders."""
+"""Cores by affinity and by the quotas of control groups, in made-up folders; model files that are refused."""
 
+import json
 import os
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
+from colour_model import colour_model
+from maskwise import Predictor
+from maskwise.errors import ModelError
 from maskwise.model import session
 from maskwise.model.session import available_cores
 
@@ -61,3 +68,71 @@ def test_no_control_groups_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "OWN_CGROUPS", tmp_path / "none")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1})
     assert available_cores() == 2
+
+
+def spoilt(folder, *, weight=None, **fields):
+    """A colour model with other metadata.
+
+    Values of another type are refused by the checked annotations of the tests already, or else by `ModelInfo.faults`.
+    """
+    path = colour_model(folder, weight=weight)
+    model = onnx.load(path)
+    record = json.loads(model.metadata_props[0].value)
+    for name, value in fields.items():
+        part = record
+        *parents, last = name.split("__")
+        for parent in parents:
+            part = part[parent]
+        part[last] = value
+    model.metadata_props[0].value = json.dumps(record)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"temperature": 0}, "temperature is 0, not"),
+        ({"temperature": "1"}, "its metadata is .*malformed"),
+        ({"temperature": True}, "temperature is True, not"),
+        ({"batch_size": 0}, "batch_size is 0, not"),
+        ({"batch_size": 2.5}, "its metadata is .*malformed"),
+        ({"shares": "yes"}, "its metadata is .*malformed"),
+        ({"name": 3}, "its metadata is .*malformed"),
+        ({"training": []}, "its metadata is .*malformed"),
+        ({"view__size": 10**9}, "view.size is 1000000000, not"),
+        ({"view__context": float("nan")}, "view.context is nan, not"),
+        ({"view__context": "2"}, "malformed"),
+        ({"view__min_side": float("inf")}, "its metadata is .*malformed"),
+        ({"view__wide_context": 1e9}, "view.wide_context is 1000000000.0, not"),
+        ({"view__kind": "round"}, "its metadata is .*malformed"),
+        ({"categories": []}, "categories is empty"),
+        ({"categories": [{"id": 1, "name": "a"}]}, "has 3 columns for 1 categories"),
+        ({"categories": [{"id": 1, "name": "a"}] * 3}, "a name stands twice"),
+        ({"categories": [{"id": [1], "name": x} for x in "abc"]}, "its metadata is .*malformed"),
+        ({"view__wide_context": 3.0}, "its inputs are .*, not .*crop_of"),
+    ],
+)
+def test_metadata_out_of_range_are_refused_by_field(tmp_path, fields, message):
+    with pytest.raises(ModelError, match=message):
+        Predictor(spoilt(tmp_path, **fields))
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    model = colour_model(tmp_path, weight=np.full((3, 3), np.nan))
+    image, masks = np.full((20, 30, 3), 90, dtype=np.uint8), np.ones((1, 20, 30), dtype=bool)
+    with pytest.raises(ModelError, match=r"colour-0\.onnx: gives numbers that are not finite"):
+        Predictor(model).predict(image, masks)
+
+
+def test_a_gpu_that_did_not_start_is_an_error(tmp_path, monkeypatch):
+    """ONNX Runtime would go on with the CPU and say nothing."""
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    started = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda *args, **more: started(*args, **{**more, "providers": providers[1:]})
+    )
+    with pytest.raises(ModelError, match="CUDAExecutionProvider did not start"):
+        Predictor(colour_model(tmp_path), device="cuda")
+    assert Predictor(colour_model(tmp_path), device="cpu").info.name == "colour"

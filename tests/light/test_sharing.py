@@ -1,4 +1,8 @@
+import time
+import tracemalloc
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,3 +94,25 @@ def test_many_windows_are_moved_inside_as_one_is(seed, limit, side):
     starts = np.random.default_rng(seed).integers(-100, 400, 5)
     moved = _inside(starts, np.full(5, side), max(limit, 1))
     assert moved.tolist() == [slide(start, side, side, max(limit, 1)) for start in starts.tolist()]
+
+
+@pytest.mark.parametrize("most", [None, 8])
+def test_ten_thousand_masks_are_planned_in_little_memory(most):
+    """Every mask has one view that shows it; with a square of candidates this would take two gigabytes."""
+    rng = np.random.default_rng(0)
+    corners, sides = rng.integers(0, (3800, 2800), (10_000, 2)).tolist(), rng.integers(5, 200, (10_000, 2)).tolist()
+    masks = [Mask.from_box((*corner, *side), (3000, 4000)) for corner, side in zip(corners, sides, strict=True)]
+    tracemalloc.start()
+    start = time.monotonic()
+    views = shared_views(masks, SETTINGS, most)
+    seconds, (_, peak) = time.monotonic() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 500e6
+    assert seconds < 60
+    assert sorted(number for view in views for number in view.masks) == list(range(10_000))
+    assert len(views) <= (most or 5000)
+    for view in views:
+        x0, y0, x1, y1 = view.view.box_xyxy
+        boxes = np.array([masks[number].box_xywh for number in view.masks])
+        assert (boxes[:, :2] >= (x0, y0)).all()
+        assert (boxes[:, :2] + boxes[:, 2:] <= (x1, y1)).all()

@@ -3,13 +3,21 @@ import os
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from maskwise.data.regions import Category
-from maskwise.errors import ModelError
+from maskwise.errors import MaskwiseError, ModelError
 from maskwise.training import checkpoint as checkpoints
-from maskwise.training.checkpoint import Checkpoint, load_checkpoint, optimiser_tensors, restore_optimiser
+from maskwise.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    optimiser_tensors,
+    restore_optimiser,
+    write_tensors,
+)
+from maskwise.training.loop import load_network
 from maskwise.training.settings import NetworkSettings, settings_from_dict
 
 
@@ -125,3 +133,38 @@ def test_restored_optimiser_continues_as_if_never_stopped():
     trained(resumed, its_optimiser, 2, seed=2)
     for one, other in zip(resumed.parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": -1}, r"its record is malformed .*step"),
+        ({"step": "1"}, r"its record is malformed .*step"),
+        ({"temperature": 0}, r"its record is malformed .*temperature"),
+        ({"categories": []}, r"its record is malformed .*categories"),
+        ({"categories": [{"id": 1}]}, r"its record is malformed .*name"),
+        ({"settings": {"network": {"trunc": "x"}}}, "trunc"),
+        ({"settings": None}, r"its record is malformed .*settings"),
+        ({"record": []}, r"its record is malformed .*record"),
+        ({"format": "other"}, "is not a Maskwise checkpoint"),
+    ],
+)
+def test_a_malformed_record_is_refused_by_field(tmp_path, checkpoint, changes, message):
+    checkpoint.save(tmp_path / "c.safetensors")
+    with safe_open(tmp_path / "c.safetensors", framework="pt") as file:
+        content = json.loads(file.metadata()["maskwise"])
+    write_tensors(tmp_path / "c.safetensors", {"a": torch.zeros(1)}, {"maskwise": json.dumps({**content, **changes})})
+    with pytest.raises(MaskwiseError, match=message):
+        load_checkpoint(tmp_path / "c.safetensors")
+
+
+def test_a_record_that_is_no_json_is_refused(tmp_path):
+    for text in ("{", "[]", "[" * 100_000):
+        write_tensors(tmp_path / "c.safetensors", {"a": torch.zeros(1)}, {"maskwise": text})
+        with pytest.raises(ModelError):
+            load_checkpoint(tmp_path / "c.safetensors")
+
+
+def test_weights_that_do_not_fit_the_settings_are_refused(checkpoint):
+    with pytest.raises(ModelError, match="weights do not fit its own settings"):
+        load_network(checkpoint)

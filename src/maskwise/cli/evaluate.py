@@ -50,11 +50,19 @@ class Command:
         regions = self.regions.read()
         predictor = Predictor(self.model, mode=self.mode, device=self.device, threads=self.threads)
         make_folder(self.output)  # Not after an hour's work: the folder may be impossible to make.
-        evaluation = evaluate(predictor, regions, data=self.regions.name, mask_noise=self.mask_noise)
+        evaluation = evaluate(
+            predictor,
+            regions,
+            data=self.regions.name,
+            mask_noise=self.mask_noise,
+            on_error=self.regions.on_error,
+        )
         missing = write_report(evaluation, self.output)
         print_summary(evaluation.report)
         if missing is not None:
             print(f"no pictures: {missing}")
+        if evaluation.problems:
+            print(f"{self.output / 'problems.json'}: {len(evaluation.problems)} faults in the data, left out")
         print(f"{self.output / 'report.md'}: the report")
 
 

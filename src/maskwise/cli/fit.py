@@ -49,12 +49,14 @@ class Command:
         if self.per_class is not None and self.per_class < 1:
             wrong_usage("fit", f"--per-class {self.per_class}: give at least 1")
         from maskwise.data.atomic_files import check_output
+        from maskwise.data.label_maps import SPECK
         from maskwise.data.sampling import sample_per_class
         from maskwise.tasks.fitting import fit_classes
 
-        inputs = [path for path in (self.regions.annotations, self.regions.classes) if path is not None]
+        flags = self.regions
+        inputs = [path for path in (flags.annotations, flags.classes, flags.palette) if path is not None]
         check_output(self.output, inputs=inputs)
-        regions = self.regions.read()
+        regions = self.regions.read(speck=SPECK)
         if self.per_class is not None:
             regions = sample_per_class(regions, self.per_class)
         fit = fit_classes(
@@ -65,8 +67,11 @@ class Command:
             name=self.name,
             device=self.device,
             threads=self.threads,
+            on_error=self.regions.on_error,
         )
         print_fit(fit)
+        if fit.problems:
+            print(f"left out: {len(fit.problems)} faults in the data; the first: {fit.problems[0].message}")
         print(f"{self.output}: the model file")
 
 

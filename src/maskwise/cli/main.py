@@ -13,6 +13,8 @@ COMMANDS = {
     "predict": "name regions of one image",
     "label": "name every annotation of a COCO file",
     "segment": "outline the things in photographs",
+    "name": "find and name the things in photographs",
+    "check": "list every fault of annotations, segments or label maps",
     "evaluate": "evaluate a model on labelled regions",
     "fit": "fit a model of your own classes to a few labelled regions",
     "train": "train a model on COCO files and label maps",
@@ -97,7 +99,7 @@ def _run_command(verb: str, args: list[str]) -> int:
 
         command = import_module(f"maskwise.cli.{verb.replace('-', '_')}")
         parse = getattr(command, "parse", None) or partial(parse_flags, command.Command, prog=f"maskwise {verb}")
-        parse(args).run()
+        code: int | None = parse(args).run()
     except MaskwiseError as error:
         _say(f"maskwise {verb}: {' '.join(str(error).split())}")
         return 1
@@ -107,4 +109,4 @@ def _run_command(verb: str, args: list[str]) -> int:
     except KeyboardInterrupt as error:
         _say(f"maskwise {verb}: interrupted{''.join(f'; {note}' for note in getattr(error, '__notes__', ()))}")
         return 130
-    return 0
+    return code or 0

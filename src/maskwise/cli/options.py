@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -10,6 +11,8 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 import tyro
 
 T = TypeVar("T")
+STANDARD_OUTPUT = Path("-")
+"""Stands for standard output where a file to write is asked for."""
 
 
 def parse_flags(command: type[T], args: list[str], prog: str, default: Any = None) -> T:
@@ -24,6 +27,16 @@ def parse_flags(command: type[T], args: list[str], prog: str, default: Any = Non
     # tyro alone would drop the examples of the docstring as a section of its own.
     more = {} if default is None else {"default": default}
     return tyro.cli(command, args=args, prog=prog, description=inspect.getdoc(command), **more)
+
+
+def write_json_output(path: Path, value: Any) -> None:
+    """Write JSON to a file, whole or not at all; `-` is standard output."""
+    from maskwise.data.atomic_files import write_json
+
+    if path == STANDARD_OUTPUT:
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+    else:
+        write_json(path, value)
 
 
 def wrong_usage(verb: str, message: str) -> NoReturn:
@@ -43,6 +56,18 @@ Mode = Annotated[
 DeviceFlag = Annotated[Literal["cpu", "cuda"], tyro.conf.arg(help="Where the model runs.")]
 ModelFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help="Model file (default: the built-in model).")]
 Threads = Annotated[int | None, tyro.conf.arg(metavar="N", help="CPU threads (default: all available cores).")]
+MinKnown = Annotated[
+    float | None,
+    tyro.conf.arg(
+        metavar="0..1",
+        help='A region is "none of these" if it is less probable that it is one of the classes at all (default: as the'
+        " model says, so that 97 %% of true objects stay; 0 names everything).",
+    ),
+]
+MinProbability = Annotated[
+    float,
+    tyro.conf.arg(metavar="0..1", help='A region is "none of these" if its most probable class is less probable.'),
+]
 OnErrorFlag = Annotated[
     Literal["skip", "stop"],
     tyro.conf.arg(help="skip leaves faulty records and images out and counts them; stop ends with an error."),

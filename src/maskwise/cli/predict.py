@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from maskwise.cli.options import DeviceFlag, Mode, ModelFile, Threads, wrong_usage
+from maskwise.cli.options import (
+    STANDARD_OUTPUT,
+    DeviceFlag,
+    MinKnown,
+    MinProbability,
+    Mode,
+    ModelFile,
+    Threads,
+    write_json_output,
+    wrong_usage,
+)
 from maskwise.errors import AnnotationError, InputError, naming_mask
 
 if TYPE_CHECKING:
@@ -46,11 +56,13 @@ class Command:
     polygon: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """x1,y1,x2,y2,x3,y3,... in pixels."""
     json: Path | None = None
-    """Also write the names as JSON."""
+    """Also write the names as JSON. With - to standard output; the table then goes to standard error."""
     overlay: Path | None = None
     """Also write a picture of the named regions (PNG or JPEG)."""
     top: int = 3
     """Number of classes per region."""
+    min_known: MinKnown = None
+    min_probability: MinProbability = 0.0
     mode: Mode = "auto"
     model: ModelFile = None
     device: DeviceFlag = "cpu"
@@ -58,7 +70,7 @@ class Command:
 
     def run(self) -> None:
         """Predict, print the table, write the files."""
-        from maskwise.data.atomic_files import check_output, write_json
+        from maskwise.data.atomic_files import check_output
         from maskwise.data.images import load_image
         from maskwise.model.predictor import Predictor
 
@@ -66,7 +78,7 @@ class Command:
             wrong_usage("predict", "no region; give at least one of --mask, --instances, --segments, --box, --polygon")
         inputs = [self.image, *self._mask_paths(), *self.instances, *([self.segments] if self.segments else [])]
         for path in (self.json, self.overlay):  # Before the work, not after it.
-            if path is not None:
+            if path is not None and path != STANDARD_OUTPUT:
                 check_output(path, inputs=inputs)
         if self.overlay is not None:
             from maskwise.reports.overlay import check_suffix, write_overlay
@@ -75,14 +87,21 @@ class Command:
         image = load_image(self.image)
         regions = self._regions(image.shape[:2])
         masks = [mask for _, mask in regions]
-        predictor = Predictor(self.model, mode=self.mode, device=self.device, threads=self.threads)
+        predictor = Predictor(
+            self.model,
+            mode=self.mode,
+            device=self.device,
+            threads=self.threads,
+            min_known=self.min_known,
+            min_probability=self.min_probability,
+        )
         outputs = predictor.run(image, masks)
         predictions = outputs.predictions(self.top)
         if self.json is not None:
-            write_json(self.json, self._record(regions, predictions, predictor.info.name))
+            write_json_output(self.json, self._record(regions, predictions, predictor.info.name))
         if self.overlay is not None:
-            write_overlay(self.overlay, image, masks, predictions)
-        print_table([name for name, _ in regions], predictions)
+            write_overlay(self.overlay, image, masks, [None if one.is_none else one for one in predictions])
+        print_table([name for name, _ in regions], predictions, stderr=self.json == STANDARD_OUTPUT)
         if outputs.shared:
             print(f"{len(masks)} masks shared {outputs.crops} crop(s); --mode exact crops around each", file=sys.stderr)
 
@@ -146,17 +165,17 @@ def segments_of_image(path: Path, image: Path, image_hw: tuple[int, int]) -> lis
     import numpy as np
 
     from maskwise.data.image_paths import rows_of_image
-    from maskwise.data.sam import read_segments
+    from maskwise.data.segment_files import read_segments
 
-    coco = read_segments(path, image.name)
+    coco = read_segments(path, image)
     rows = np.flatnonzero(np.isin(coco.index.image, rows_of_image(coco, image)))
     if not len(rows):
         raise AnnotationError(f"{path}: has no segment of an image called {image.name}")
     return [(f"segment {coco.ids(row)[1]}", coco.mask(row, image_hw)) for row in rows.tolist()]
 
 
-def print_table(regions: list[str], predictions: list[Prediction]) -> None:
-    """Print what each region is, with runners-up."""
+def print_table(regions: list[str], predictions: list[Prediction], *, stderr: bool = False) -> None:
+    """Print what each region is, with runners-up, to standard output or standard error."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -172,7 +191,9 @@ def print_table(regions: list[str], predictions: list[Prediction]) -> None:
     for column, justify in columns:
         table.add_column(column, justify=justify)
     for index, (region, prediction) in enumerate(zip(regions, predictions, strict=True), start=1):
-        others = ", ".join(f"{other.name} {other.probability:.0%}" for other in prediction.names[1:])
-        name = f"[bold]{escape(prediction.name)}[/bold]"
-        table.add_row(str(index), escape(region), name, f"{prediction.probability:.0%}", escape(others))
-    Console().print(table)
+        names = prediction.names if prediction.is_none else prediction.names[1:]
+        others = ", ".join(f"{other.name} {other.probability:.0%}" for other in names)
+        name = "none of these" if prediction.is_none else f"[bold]{escape(prediction.name)}[/bold]"
+        probability = "" if prediction.is_none else f"{prediction.probability:.0%}"
+        table.add_row(str(index), escape(region), name, probability, escape(others))
+    Console(stderr=stderr).print(table)

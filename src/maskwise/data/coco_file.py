@@ -203,8 +203,12 @@ def read_coco(
     return coco
 
 
-def label_problems(coco: CocoFile) -> list[Problem]:
+def label_problems(coco: CocoFile, *, unnamed: bool = True) -> list[Problem]:
     """Return a problem for each usable annotation without a known category.
+
+    Args:
+        coco: the file.
+        unnamed: whether having no category at all is a problem.
 
     Raises:
         AnnotationError: the file has no list of categories.
@@ -214,6 +218,8 @@ def label_problems(coco: CocoFile) -> list[Problem]:
     for row in np.flatnonzero((coco.index.category < 0) & (coco.index.image >= 0)).tolist():
         record = msgspec.json.decode(coco.record(row), type=dict[str, Raw])
         category_id = msgspec.json.decode(record.get("category_id", b"null"))
+        if category_id is None and not unnamed:
+            continue
         image_id, annotation_id = coco.ids(row)
         shown = category_id if category_id is None else json.dumps(category_id)
         message = f"{coco.path}: annotation id {annotation_id} has category_id {shown}, which is not among 'categories'"

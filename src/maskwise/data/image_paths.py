@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
 from maskwise.data.coco_file import CocoFile
 from maskwise.data.coco_index import value_of
+from maskwise.data.images import IMAGE_SUFFIXES
 from maskwise.data.plain_files import shortened
 from maskwise.errors import AnnotationError
-
-
-def find_images(
-    coco: CocoFile,
-    images_dir: str | os.PathLike[str],
-    images: Sequence[int],
-    *,
-    required: bool = True,
-    allow_outside: bool = False,
-) -> list[str]:
-    """Return the files of images; see `find_each_image`.
-
-    Args:
-        coco: the COCO file.
-        images_dir: folder that its file names are relative to.
-        images: rows of images.
-        required: whether a missing file is an error; if not, the path where it should be is returned.
-        allow_outside: whether file names may leave the folder.
-
-    Raises:
-        AnnotationError: there is no such folder, or the file of an image is not found or could be several.
-    """
-    paths = []
-    results = find_each_image(coco, images_dir, images, allow_outside=allow_outside)
-    for image, result in zip(images, results, strict=True):
-        if isinstance(result, str):
-            paths.append(result)
-        elif required:
-            raise result
-        else:
-            paths.append(os.path.join(images_dir, coco.file_name(image)))
-    return paths
 
 
 def find_each_image(
@@ -86,6 +56,26 @@ def find_each_image(
             where = f"{coco.path}: image id {value_of(coco.index.image_id, image)}"
             results[place] = AnnotationError(f"{where}: {names} would all be {result}; give the folder that holds each")
     return results
+
+
+def expected_files(
+    coco: CocoFile,
+    images_dir: str | os.PathLike[str],
+    images: Sequence[int],
+    results: Sequence[str | AnnotationError],
+) -> list[str | AnnotationError]:
+    """Return for each image its file; where there is none, the path where it should be.
+
+    Args:
+        coco: the COCO file.
+        images_dir: folder that its file names are relative to.
+        images: rows of images.
+        results: of `find_each_image`.
+    """
+    return [
+        result if isinstance(result, str) else os.path.join(images_dir, coco.file_name(image))
+        for image, result in zip(images, results, strict=True)
+    ]
 
 
 class _Folder:
@@ -170,6 +160,57 @@ def _files_in(folder: str) -> set[str]:
             return {entry.name for entry in entries if entry.is_file()}
     except (OSError, ValueError):  # No such folder, a name that is too long, a zero byte.
         return set()
+
+
+def plain_names(folder: str | os.PathLike[str], suffixes: tuple[str, ...]) -> list[Path]:
+    """Return files with these suffixes, in capitals or not, by name, without hidden ones (macOS leaves ._NAME.png).
+
+    Raises:
+        AnnotationError: there is no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise AnnotationError(f"{folder}: there is no such folder")
+    files = (path for path in Path(folder).iterdir() if path.suffix.lower() in suffixes)
+    return sorted(path for path in files if not path.name.startswith("."))
+
+
+def images_by_stem(folder: str | os.PathLike[str]) -> dict[str, list[Path]]:
+    """Return the images of a folder by their names without suffix.
+
+    Raises:
+        AnnotationError: there is no such folder.
+    """
+    images = defaultdict(list)
+    for path in plain_names(folder, IMAGE_SUFFIXES):
+        images[path.stem].append(path)
+    return dict(images)
+
+
+def image_of_name(path: Path, images: Mapping[str, list[Path]], folder: Path) -> Path:
+    """Return the image that a file is about: of its name, or of the longest part of it that ends before _, - or a dot.
+
+    Args:
+        path: a label map, or a list of segments.
+        images: the images of the folder, by stem.
+        folder: name of the folder in errors.
+
+    Raises:
+        AnnotationError: there is no such image, or several.
+    """
+    parts = re.split(r"(?=[_.\-])", path.stem)
+    others: list[Path] = []
+    for count in range(len(parts), 0, -1):
+        stem = "".join(parts[:count])
+        named = [*images.get(stem, ()), *images.get(f"{stem}_leftImg8bit", ())]
+        others = [other for other in named if other != path]  # Both kinds may lie in one folder.
+        if others:
+            break
+    if not others:
+        raise AnnotationError(f"{path}: the folder {folder} has no image {path.stem} ({', '.join(IMAGE_SUFFIXES)})")
+    if len(others) > 1:
+        names = " and ".join(other.name for other in others)
+        raise AnnotationError(f"{path}: could be of {names} in {folder}; leave one of them")
+    return others[0]
 
 
 def rows_of_image(coco: CocoFile, path: Path) -> list[int]:

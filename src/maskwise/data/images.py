@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,6 +29,11 @@ MAX_PIXELS_OF = {"WEBP": 60_000_000, "GIF": 60_000_000, "AVIF": 60_000_000, "JPE
 """The same for formats whose decoders need more memory per pixel."""
 MAX_SIDE = 65_535
 """Maximum height and width of an image, pixels."""
+DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, AttributeError, OverflowError,
+    ZeroDivisionError, AssertionError, RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
+"""What decoders of Pillow and NumPy raise on damaged files."""
 _ORIENTATION = 0x0112
 
 
@@ -78,7 +85,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
         raise ImageError(
             f"{path}: is not an image that can be read; give a JPEG, PNG, WebP, BMP or TIFF file"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except DECODING_ERRORS as error:
         raise ImageError(f"{path}: is damaged or cut short ({error})") from error
 
 

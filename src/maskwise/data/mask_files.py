@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import IO
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from maskwise.data.images import open_limited
+from maskwise.data.images import DECODING_ERRORS, open_limited
 from maskwise.data.masks import Mask, check_size, read_mask_file
 from maskwise.data.plain_files import check_plain_file
 from maskwise.errors import ImageError, MaskError, naming_mask
@@ -63,7 +64,7 @@ def _stack(path: Path, image_hw: tuple[int, int]) -> Iterator[Mask]:
             for number, mask in enumerate(array.reshape(-1, *array.shape[-2:])):
                 with naming_mask(f"{path}, mask {number}"):
                     yield Mask.from_array(mask)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (*DECODING_ERRORS, zipfile.BadZipFile, tokenize.TokenError) as error:
         raise MaskError(f"{path}: is not a NumPy file of masks ({error})") from error
 
 
@@ -117,7 +118,7 @@ def read_instances(path: Path, image_hw: tuple[int, int]) -> list[NamedMask]:
         raise MaskError(f"{path}: is not an image; give a PNG whose values are ids") from error
     except ImageError as error:  # Too many pixels.
         raise MaskError(str(error)) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except DECODING_ERRORS as error:
         raise MaskError(f"{path}: cannot be read ({error})") from error
     if pages > 1:
         raise MaskError(f"{path}: has {pages} pages; give a file of one page")

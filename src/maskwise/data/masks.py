@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float64, Int64
 from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as rle_codec
 
-from maskwise.data.images import open_limited
+from maskwise.data.images import DECODING_ERRORS, open_limited
 from maskwise.data.mask_pixels import region_pixels, region_pixels_of_colours
 from maskwise.data.plain_files import check_plain_file
 from maskwise.data.rle import are_run_lengths, decode_runs
@@ -243,7 +243,7 @@ def read_mask_file(path: str | os.PathLike[str]) -> list[Mask]:
         raise MaskError(f"{path}: is not an image; give the mask as a PNG, white on black") from error
     except ImageError as error:  # Too many pixels.
         raise MaskError(str(error)) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except DECODING_ERRORS as error:
         raise MaskError(f"{path}: the mask cannot be read ({error})") from error
     return masks
 

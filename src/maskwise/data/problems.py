@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from maskwise.errors import AnnotationError
+from maskwise.data.atomic_files import write_json
+from maskwise.errors import AnnotationError, InputError
 
 Id = int | float | str
 OnError = Literal["skip", "stop"]
 """What a command does about faults of records: leave these out, or list all and stop."""
+SKIPPED: Mapping[OnError, tuple[type[InputError], ...]] = {"skip": (InputError,), "stop": ()}
+"""Kinds of errors of records that are left out."""
 LISTED = 20
 """Maximum number of problems in one message."""
 
@@ -34,6 +38,12 @@ class Problem:
     def to_dict(self) -> dict[str, Any]:
         """Return the problem as plain JSON values, without the row."""
         return {key: value for key, value in asdict(self).items() if key != "row"}
+
+
+def write_problems(path: Path, problems: Sequence[Problem]) -> None:
+    """Write problems as JSON; without any, only over an older list."""
+    if problems or path.exists():
+        write_json(path, {"problems": [problem.to_dict() for problem in problems]})
 
 
 def refuse(problems: Sequence[Problem], remedy: str = "--on-error skip leaves them out") -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import index
 from pathlib import Path
-from typing import Protocol, SupportsIndex, overload, runtime_checkable
+from typing import NoReturn, Protocol, SupportsIndex, overload, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int32, Int64
@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float64, Int, Int32, Int64
 from maskwise.concurrency import prefetch
 from maskwise.data.images import Pixels, check_pixels, load_image
 from maskwise.data.masks import Mask, check_size
-from maskwise.data.problems import Id
-from maskwise.errors import AnnotationError, ImageError, naming_mask
+from maskwise.data.problems import Id, Problem, refuse
+from maskwise.errors import AnnotationError, ImageError, InputError, naming_mask
 
 
 @dataclass(frozen=True)
@@ -293,11 +293,13 @@ class RegionSet:
         categories: the classes.
         regions: in the annotations' order, those of an image together.
         notes: remarks for a person, such as what was left out when reading.
+        problems: faulty records that were left out when reading.
     """
 
     categories: tuple[Category, ...]
     regions: Regions
     notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
     @classmethod
     def from_arrays(
@@ -379,32 +381,63 @@ class RegionSet:
 
 
 def read_by_image(
-    regions: Sequence[LabelledRegion], *, unreadable: list[ImageError] | None = None
+    regions: Sequence[LabelledRegion],
+    *,
+    skip: tuple[type[InputError], ...] = (),
+    problems: list[Problem] | None = None,
 ) -> Iterator[tuple[list[int], Pixels, list[Mask]]]:
     """Yield each image once, in order of first mention, with the numbers of its regions and their masks.
 
-    The next image is read while one is in use.
+    The next image is read while one is in use. At the first fault that is not skipped, the rest is read too, and all
+    faults are raised together.
 
     Args:
         regions: the regions.
-        unreadable: gets the errors of images that cannot be used; their regions are then left out.
+        skip: kinds of faults whose regions are left out.
+        problems: gets the skipped faults.
 
     Raises:
-        ImageError: an image cannot be used, and `unreadable` is None.
-        MaskError: a mask cannot be used or has another size than its image; the message names the region.
+        ImageError, MaskError, AnnotationError: the only fault; the message names the region or image.
+        AnnotationError: several faults, listed.
     """
-    return prefetch(_read_by_image(Regions.of(regions), unreadable))
+    return prefetch(_read_by_image(Regions.of(regions), skip, [] if problems is None else problems))
 
 
 def _read_by_image(
-    regions: Regions, unreadable: list[ImageError] | None
+    regions: Regions, skip: tuple[type[InputError], ...], problems: list[Problem]
 ) -> Iterator[tuple[list[int], Pixels, list[Mask]]]:
-    for numbers in map(np.ndarray.tolist, regions.by_image()):
+    groups = list(map(np.ndarray.tolist, regions.by_image()))
+    for place, numbers in enumerate(groups):
+        image, masks, faults = _read_image(regions, numbers)
+        if any(not isinstance(error, skip) for error, _ in faults):
+            _raise_all(regions, groups[place:])
+        problems += [problem for _, problem in faults]
+        if image is not None and masks:
+            yield list(masks), image, list(masks.values())
+
+
+def _read_image(
+    regions: Regions, numbers: Sequence[int]
+) -> tuple[Pixels | None, dict[int, Mask], list[tuple[InputError, Problem]]]:
+    """Return an image, the masks of its regions by number, and the faults of the others."""
+    first = regions[numbers[0]]
+    try:
+        image = regions.read_image(numbers[0])
+    except ImageError as error:
+        return None, {}, [(error, Problem(str(error), first.image_id))]
+    masks, faults = {}, []
+    for number in numbers:
+        region = regions[number]
         try:
-            image = regions.read_image(numbers[0])
-        except ImageError as error:
-            if unreadable is None:
-                raise
-            unreadable.append(error)
-            continue
-        yield numbers, image, [regions[number].mask_of(image.shape[:2]) for number in numbers]
+            masks[number] = region.mask_of(image.shape[:2])
+        except InputError as error:
+            faults.append((error, Problem(str(error), region.image_id, region.region_id)))
+    return image, masks, faults
+
+
+def _raise_all(regions: Regions, groups: Sequence[Sequence[int]]) -> NoReturn:
+    """Raise the faults of some images: one as it is, several as a list."""
+    faults = [fault for numbers in groups for fault in _read_image(regions, numbers)[2]]
+    if len(faults) > 1:
+        refuse([problem for _, problem in faults])
+    raise faults[0][0]

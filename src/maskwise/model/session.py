@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskwise.errors import ModelError
-from maskwise.model.model_file import ModelInfo
+from maskwise.model.model_file import ModelInfo, graph_faults
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -46,7 +46,11 @@ def open_session(
     if path.suffix == ".safetensors" and path.is_file():
         raise ModelError(f"{path}: is a training checkpoint; export it with `maskwise export {path} -o model.onnx`")
     session = open_graph(path, threads=threads, device=device)
-    return session, ModelInfo.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
+    info = ModelInfo.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
+    inputs = {node.name: node.type for node in session.get_inputs()}
+    for fault in graph_faults(info, inputs, {node.name: node.shape for node in session.get_outputs()}):
+        raise ModelError(f"{path}: {fault}; export it again")
+    return session, info
 
 
 def open_graph(
@@ -82,13 +86,18 @@ def open_graph(
         # Exact uint8 products, at 1.6 times the time of VNNI (58 and 36 ms, AMD EPYC, 2026-11-25).
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        return onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             path, sess_options=options, providers=providers[device], disabled_optimizers=list(without)
         )
     except Exception as error:  # The errors of ONNX Runtime share no base class.
         raise ModelError(
             f"{path}: ONNX Runtime cannot load it; is it a model file? ({str(error).splitlines()[0]})"
         ) from error
+    if providers[device][0] not in session.get_providers():  # ONNX Runtime falls back silently.
+        raise ModelError(
+            f"device {device!r}: {providers[device][0]} did not start; look at its libraries (CUDA, cuDNN), or use cpu"
+        )
+    return session
 
 
 def available_cores() -> int:

@@ -42,10 +42,11 @@ def report_markdown(report: Report, *, pictures: bool = True) -> str:
 def _introduction(report: Report) -> str:
     data = f" of {report.data}" if report.data else ""
     shared = "" if report.mode == "exact" else f" Regions of an image share crops (mode {report.mode})."
+    faults = f" {report.faults} faults in the data are left out (problems.json lists them)." if report.faults else ""
     return (
         f"{report.regions} regions in {report.images} images{data}, in {report.seconds:.0f} seconds.{shared}"
-        f" {report.crowds} crowds are left out, except in the published protocols. Intervals are 95 %: bootstrap over"
-        " images for all regions together, Wilson's for a single class or size."
+        f" {report.crowds} crowds are left out, except in the published protocols.{faults} Intervals are 95 %:"
+        " bootstrap over images for all regions together, Wilson's for a single class or size."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from maskwise.data.atomic_files import make_folder, write_json, write_text
+from maskwise.data.problems import write_problems
 from maskwise.errors import MissingExtraError
 from maskwise.extras import needs_extra
 from maskwise.reports.markdown import BY_SIZE, CONFUSION, report_markdown
@@ -14,7 +15,8 @@ from maskwise.tasks.evaluation import PREDICTION_COLUMNS, Evaluation
 def write_report(evaluation: Evaluation, folder: str | os.PathLike[str]) -> MissingExtraError | None:
     """Write `report.json`, `report.md`, `predictions.json` and two pictures; each file whole, `report.json` last.
 
-    `predictions.json` has `columns` and `data`, a row per region; pandas reads it with `orient="split"`.
+    `predictions.json` has `columns` and `data`, a row per region; pandas reads it with `orient="split"`. If faults were
+    left out, `problems.json` lists them.
 
     Args:
         evaluation: see `evaluate`.
@@ -37,6 +39,7 @@ def write_report(evaluation: Evaluation, folder: str | os.PathLike[str]) -> Miss
         save_figure(size_figure(evaluation.report.by_size), folder / BY_SIZE)
     rows = {"columns": PREDICTION_COLUMNS, "data": evaluation.predictions}
     write_json(folder / "predictions.json", rows, indent=None)
+    write_problems(folder / "problems.json", evaluation.problems)
     write_text(folder / "report.md", report_markdown(evaluation.report, pictures=missing is None))
     write_json(folder / "report.json", evaluation.report.to_dict())
     return missing

@@ -9,8 +9,9 @@ from jaxtyping import Float32
 
 from maskwise.data.images import Pixels
 from maskwise.data.masks import Mask
+from maskwise.data.problems import Problem
 from maskwise.data.regions import LabelledRegion, read_by_image
-from maskwise.errors import ImageError
+from maskwise.errors import InputError
 from maskwise.model.predictor import Predictor
 from maskwise.progress import Progress
 
@@ -20,7 +21,8 @@ def embed_regions(
     regions: Sequence[LabelledRegion],
     *,
     what: str = "embed",
-    unreadable: list[ImageError] | None = None,
+    skip: tuple[type[InputError], ...] = (),
+    problems: list[Problem] | None = None,
 ) -> Float32[np.ndarray, "regions features"]:
     """Embed labelled regions, in their order; every image is read once.
 
@@ -28,15 +30,16 @@ def embed_regions(
         predictor: the model.
         regions: at least one.
         what: name of the work in the progress bar.
-        unreadable: gets the errors of images that cannot be used; the rows of their regions are then not numbers.
+        skip: kinds of faults that are skipped; the rows of their regions are then not numbers.
+        problems: gets the skipped faults.
 
     Raises:
-        ImageError, MaskError: see `read_by_image`.
+        ImageError, MaskError, AnnotationError: see `read_by_image`.
     """
     order: list[int] = []
 
     def shown() -> Iterator[tuple[Pixels, list[Mask]]]:
-        for numbers, image, masks in read_by_image(regions, unreadable=unreadable):
+        for numbers, image, masks in read_by_image(regions, skip=skip, problems=problems):
             order.extend(numbers)
             yield image, masks
 

@@ -13,8 +13,9 @@ from jaxtyping import Bool, Float32, Float64, Int
 from maskwise.data.images import Pixels
 from maskwise.data.mask_noise import NoiseKind, perturb_mask
 from maskwise.data.masks import Mask
+from maskwise.data.problems import SKIPPED, OnError, Problem
 from maskwise.data.regions import Regions, RegionSet, read_by_image
-from maskwise.errors import AnnotationError
+from maskwise.errors import AnnotationError, InputError
 from maskwise.model.predictor import Predictor
 from maskwise.progress import Progress
 from maskwise.tasks.evaluation_report import (
@@ -63,12 +64,14 @@ class Evaluation:
         predictions: a row per region, crowds included; see `PREDICTION_COLUMNS`.
         classes: the model's classes, in its order.
         confusion: number of regions by true class (row) and predicted class (column), without crowds.
+        problems: faults in the data whose regions were left out.
     """
 
     report: Report
     predictions: list[list[Any]]
     classes: tuple[str, ...]
     confusion: Int[np.ndarray, "classes classes"]
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,14 @@ class NamedRegions:
         )
 
 
-def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "", mask_noise: bool = False) -> Evaluation:
+def evaluate(
+    predictor: Predictor,
+    regions: RegionSet,
+    *,
+    data: str = "",
+    mask_noise: bool = False,
+    on_error: OnError = "stop",
+) -> Evaluation:
     """Evaluate a model on labelled regions.
 
     Classes are matched by name. Regions of classes that the model does not know are counted and left out, and so are
@@ -127,13 +137,15 @@ def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "", mask_n
         data: name of the regions in the report.
         mask_noise: also name them under noisy masks (dilated, eroded, shifted, replaced by their boxes); takes five
             times as long.
+        on_error: what to do about images and masks that cannot be used: `stop` lists all of them, `skip` leaves them
+            out; the report counts them.
 
     Returns:
         The numbers, the predictions and the confusion matrix; `write_report` makes a folder of them.
 
     Raises:
-        AnnotationError: no region is left.
-        ImageError, MaskError: an image or a mask cannot be used; the message names it.
+        AnnotationError: no region is left; or, with `stop`, several images or masks cannot be used.
+        ImageError, MaskError: with `stop`, one image or mask cannot be used; the message names it.
 
     Example:
         regions = regions_from_coco("instances_val2017.json", "val2017")
@@ -142,7 +154,9 @@ def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "", mask_n
     """
     start = time.perf_counter()
     known, unknown = _known_regions(predictor.classes, regions)
-    named = _name_all(predictor, known)
+    problems: list[Problem] = list(regions.problems)
+    named = _name_all(predictor, known, skip=SKIPPED[on_error], problems=problems)
+    known = RegionSet(known.categories, named.regions)
     counted = named.only(~named.crowds)
     predicted, targets, classes = counted.predicted, counted.targets, predictor.classes
     micro_ci95, macro_ci95 = bootstrap_intervals(predicted, targets, counted.images)
@@ -167,9 +181,10 @@ def evaluate(predictor: Predictor, regions: RegionSet, *, data: str = "", mask_n
         mask_noise=_under_noise(predictor, known) if mask_noise else {},
         unknown_classes=unknown,
         crowds=int(named.crowds.sum()),
+        faults=len(problems),
         seconds=round(time.perf_counter() - start, 2),
     )
-    return Evaluation(report, _prediction_rows(named, classes), classes, confusion)
+    return Evaluation(report, _prediction_rows(named, classes), classes, confusion, tuple(problems))
 
 
 def _known_regions(classes: Sequence[str], regions: RegionSet) -> tuple[RegionSet, dict[str, int]]:
@@ -193,8 +208,19 @@ def _under_noise(predictor: Predictor, regions: RegionSet) -> dict[str, Accuraci
     return {kind: _accuracies(_name_all(predictor, counted, kind)) for kind in EVALUATED_NOISE}
 
 
-def _name_all(predictor: Predictor, regions: RegionSet, noise: NoiseKind | None = None) -> NamedRegions:
-    """Name all regions, under their masks as they are or with one kind of noise."""
+def _name_all(
+    predictor: Predictor,
+    regions: RegionSet,
+    noise: NoiseKind | None = None,
+    *,
+    skip: tuple[type[InputError], ...] = (),
+    problems: list[Problem] | None = None,
+) -> NamedRegions:
+    """Name all regions, under their masks or with one kind of noise; regions with skipped faults are left out.
+
+    Raises:
+        AnnotationError: all have faults.
+    """
     index = {name: i for i, name in reversed(list(enumerate(predictor.classes)))}
     order: list[int] = []
     images: list[int] = []
@@ -202,7 +228,8 @@ def _name_all(predictor: Predictor, regions: RegionSet, noise: NoiseKind | None 
     random = np.random.default_rng(0)
 
     def shown() -> Iterator[tuple[Pixels, list[Mask]]]:
-        for number, (numbers, image, masks) in enumerate(read_by_image(regions.regions)):
+        images_read = read_by_image(regions.regions, skip=skip, problems=problems)
+        for number, (numbers, image, masks) in enumerate(images_read):
             order.extend(numbers)
             images.extend([number] * len(numbers))
             seen = masks if noise is None else _with_noise(masks, noise, random)
@@ -214,11 +241,14 @@ def _name_all(predictor: Predictor, regions: RegionSet, noise: NoiseKind | None 
         for outputs in predictor.run_many(shown()):
             rows.append(outputs.probabilities)
             progress.update(len(rows[-1]))
+    if not rows:
+        raise AnnotationError(f"no region can be evaluated; the first fault: {problems[0].message if problems else ''}")
     back = np.argsort(order)  # Images were read in order of first mention; the rows go back to the set's order.
+    usable = regions.regions.only(np.sort(order))
     return NamedRegions(
-        regions.regions,
+        usable,
         np.concatenate(rows)[back],
-        regions.regions.numbered(index),
+        usable.numbered(index),
         np.array(images)[back],
         np.array(pixels)[back],
     )

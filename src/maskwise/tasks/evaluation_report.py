@@ -128,6 +128,7 @@ class Report:
         mask_noise: accuracies under each kind of mask noise; empty unless asked for.
         unknown_classes: number of regions by class that the model does not know.
         crowds: number of crowd regions of known classes.
+        faults: number of faults in the data whose regions were left out.
         seconds: time that the evaluation took.
     """
 
@@ -150,6 +151,7 @@ class Report:
     mask_noise: Mapping[str, Accuracies]
     unknown_classes: Mapping[str, int]
     crowds: int
+    faults: int
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from maskwise import __version__
 from maskwise.data.atomic_files import check_output
-from maskwise.data.regions import RegionSet
+from maskwise.data.problems import SKIPPED, OnError, Problem
+from maskwise.data.regions import Regions, RegionSet
 from maskwise.errors import AnnotationError
 from maskwise.extras import needs_extra
 from maskwise.model.head_replacement import replace_head
@@ -32,11 +33,13 @@ class Fit:
         regions: number of regions learned from, by class.
         trials: the heads that were tried, the chosen one first.
         seconds: time that it took.
+        problems: faults in the data whose regions were left out.
     """
 
     regions: dict[str, int]
     trials: tuple[Trial, ...]
     seconds: float
+    problems: tuple[Problem, ...] = ()
 
 
 def fit_classes(
@@ -48,6 +51,7 @@ def fit_classes(
     name: str = "",
     device: Device = "cpu",
     threads: int | None = None,
+    on_error: OnError = "stop",
 ) -> Fit:
     """Write a model file that knows the classes of some labelled regions.
 
@@ -63,10 +67,12 @@ def fit_classes(
         name: name of the new model (default: its file's name).
         device: `cpu` or `cuda`.
         threads: CPU threads (default: all available cores).
+        on_error: what to do about images and masks that cannot be used: `stop` lists all of them, `skip` leaves them
+            out.
 
     Raises:
-        AnnotationError: fewer than two classes have a region.
-        ImageError, MaskError: an image or a mask cannot be used.
+        AnnotationError: fewer than two classes have a region; or, with `stop`, several images or masks cannot be used.
+        ImageError, MaskError: with `stop`, one image or mask cannot be used.
         ModelError: the model cannot be used.
         InputError: the output cannot be written, or is the model that embeds.
         MissingExtraError: the extra `fit` is not installed.
@@ -85,15 +91,15 @@ def fit_classes(
     output = Path(output)
     check_output(output, inputs=[source])
     known = regions.regions.only(~regions.regions.crowd)
+    _check_classes(known)
+    predictor = Predictor(model, mode="exact", device=device, threads=threads)
+    problems: list[Problem] = list(regions.problems)
+    embeddings = embed_regions(predictor, known, skip=SKIPPED[on_error], problems=problems)
+    usable = ~np.isnan(embeddings).any(axis=1)
+    known, embeddings = known.only(usable), embeddings[usable]
+    _check_classes(known)
     counts = known.counts()
     categories = tuple(category for category in regions.categories if category.name in counts)
-    if len(categories) < 2:
-        raise AnnotationError(
-            f"to tell classes apart at least two are needed, and the regions are of {len(categories)}"
-            f" ({', '.join(counts) or 'none'}); label regions of another class too"
-        )
-    predictor = Predictor(model, mode="exact", device=device, threads=threads)
-    embeddings = embed_regions(predictor, known)
     targets = known.numbered({category.name: number for number, category in enumerate(categories)})
     images = np.unique(known.images[known.image], return_inverse=True)[1]
     trials = choose_head(head, embeddings, targets, images)
@@ -115,4 +121,18 @@ def fit_classes(
         },
     )
     replace_head(source, fitted.weight, fitted.bias, info, output)
-    return Fit(info.training["regions"], trials, round(time.perf_counter() - start, 1))
+    seconds = round(time.perf_counter() - start, 1)
+    return Fit(info.training["regions"], trials, seconds, tuple(problems))
+
+
+def _check_classes(regions: Regions) -> None:
+    """Refuse regions of fewer than two classes: a model tells classes apart.
+
+    Raises:
+        AnnotationError: there are none, or all are of one class.
+    """
+    counts = regions.counts()
+    if not counts:
+        raise AnnotationError("no region is left to fit to; look at --ignore, --min-area and the annotations")
+    if len(counts) < 2:
+        raise AnnotationError(f"all regions are of class {next(iter(counts))!r}; label regions of another class too")

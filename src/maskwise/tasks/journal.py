@@ -15,12 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+import msgspec
+
 from maskwise.data.coco_file import CocoFile
 from maskwise.data.problems import Problem
 from maskwise.errors import AnnotationError, InputError
 from maskwise.model.predictor import Predictor
 
-HEADER = {"maskwise": "journal", "format": 2}
+HEADER = {"maskwise": "journal", "format": 3}
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class ImageResult:
         image_hw: height and width, pixels; None if the image cannot be read.
         classes: class indices, the most probable first; None for an annotation that cannot be named.
         scores: their probabilities, rounded.
+        known: probability of being one of the classes at all; None also if the model cannot tell.
         boxes: x, y, width and height of each mask, pixels.
         areas: pixels of each mask.
         problems: why annotations are not named, with `row` as the place in these lists.
@@ -41,6 +44,7 @@ class ImageResult:
     image_hw: tuple[int, int] | None
     classes: list[list[int] | None]
     scores: list[list[float] | None]
+    known: list[float | None]
     boxes: list[tuple[int, int, int, int] | None]
     areas: list[int | None]
     problems: list[Problem]
@@ -54,13 +58,16 @@ class ImageResult:
         """Return the result of a line.
 
         Raises:
-            ValueError, TypeError, KeyError: the line is not one of a journal.
+            ValueError: the line is not one of a journal.
         """
-        fields = json.loads(line)
-        image_hw = fields.pop("image_hw")
-        boxes = [None if box is None else tuple(box) for box in fields.pop("boxes")]
-        problems = [Problem(**problem) for problem in fields.pop("problems")]
-        return cls(image_hw=None if image_hw is None else tuple(image_hw), boxes=boxes, problems=problems, **fields)
+        try:
+            result = msgspec.json.decode(line, type=cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"not a line of a journal ({error})") from error
+        columns = (result.classes, result.scores, result.known, result.boxes, result.areas)
+        if len({len(column) for column in columns}) > 1:
+            raise ValueError("not a line of a journal (lists of different lengths)")
+        return result
 
 
 def run_key(predictor: Predictor, top: int) -> str:
@@ -138,7 +145,7 @@ class Journal:
         for line in iter(file.readline, b""):
             try:
                 result = ImageResult.from_json(line)
-            except (ValueError, TypeError, KeyError):  # Cut off when the run was killed, or damaged.
+            except ValueError:  # Cut off when the run was killed, or damaged.
                 break
             if not line.endswith(b"\n"):
                 break

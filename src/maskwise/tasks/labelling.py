@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
 
-from maskwise.data.atomic_files import check_output, remove_leftovers, write_json
-from maskwise.data.coco_file import CocoFile, read_coco
+from maskwise.data.atomic_files import check_output, remove_leftovers
+from maskwise.data.coco_file import CocoFile
 from maskwise.data.coco_index import value_of
-from maskwise.data.coco_writer import NamedAnnotations, write_named_coco
+from maskwise.data.coco_writer import NamedAnnotations, NoneMode, write_named_coco
 from maskwise.data.image_paths import find_each_image
-from maskwise.data.problems import OnError, Problem
+from maskwise.data.problems import OnError, Problem, write_problems
 from maskwise.data.regions import grouped
+from maskwise.data.segment_files import read_segments
 from maskwise.errors import AnnotationError, InputError
-from maskwise.model.prediction import check_top
+from maskwise.model.prediction import Limits, check_top
 from maskwise.model.predictor import Predictor
 from maskwise.progress import Progress
 from maskwise.tasks.journal import ImageResult, Journal, image_key, run_key
@@ -29,13 +31,15 @@ class Labelling:
 
     Attributes:
         annotations: number of annotations in the file.
-        named: how many have a name in the output.
+        named: how many have a name in the output, or are "none of these".
+        none: how many of these are "none of these".
         named_now: how many of these this run named; the others were in the journal.
         problems: why the others have none.
     """
 
     annotations: int
     named: int
+    none: int
     named_now: int
     problems: tuple[Problem, ...]
 
@@ -50,6 +54,8 @@ def label_coco(
     engine: Engine = "local",
     on_error: OnError = "skip",
     allow_outside: bool = False,
+    images_of: str | os.PathLike[str] | None = None,
+    none: NoneMode = "category",
 ) -> Labelling:
     """Write a COCO file with every annotation named.
 
@@ -58,14 +64,18 @@ def label_coco(
     mended some records. The journal is deleted once the output is written.
 
     Args:
-        segments: COCO file; the categories of its annotations, if any, are ignored.
-        images_dir: folder of the images.
+        segments: COCO file or another form of segments, see `read_segments`; the categories of its annotations, if any,
+            are ignored.
+        images_dir: folder of the images, or a single photograph.
         output: the file to write, whole or not at all.
         predictor: the model (default: the built-in one; with `ray` on one thread per worker).
         top: how many classes each annotation gets, at least 1.
         engine: `local` runs in this process, `ray` with Ray Data on this machine or a cluster.
         on_error: `skip` leaves faulty records unnamed; `stop` raises the first fault.
         allow_outside: whether file names may leave the folder of images.
+        images_of: COCO file that names the images of a results list.
+        none: what becomes of annotations that are "none of these" by the predictor's limits: `category` gives them a
+            category of that name, `keep` leaves out their `category_id`, `drop` leaves out the annotations.
 
     Raises:
         AnnotationError: the file is not COCO's as a whole, `OUTPUT.partial` is not a journal, the file changed during
@@ -82,15 +92,17 @@ def label_coco(
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r}; accepted are {', '.join(ENGINES)}")
     output = Path(output)
-    coco = segments if isinstance(segments, CocoFile) else read_coco(segments, labelled=False, on_error=on_error)
+    coco = segments
+    if not isinstance(coco, CocoFile):
+        coco = read_segments(coco, images_dir, images_of=images_of, on_error=on_error)
     check_output(output, inputs=[coco.path])
     if predictor is None:
         predictor = Predictor(threads=1 if engine == "ray" else None)
     state = coco.file_state()
     with Journal(output.with_name(output.name + ".partial")) as journal:
         remove_leftovers(output)
-        tasks, problems = _tasks(coco, Path(images_dir), run_key(predictor, top), on_error, allow_outside)
-        results = _Results(coco, min(top, len(predictor.classes)), problems)
+        tasks, problems = _tasks(coco, _folder_of(Path(images_dir)), run_key(predictor, top), on_error, allow_outside)
+        results = _Results(coco, min(top, len(predictor.classes)), problems, predictor.limits)
         by_key = {task.key: task for task in tasks}
         for result in journal.results():
             if result.key in by_key:
@@ -110,15 +122,20 @@ def label_coco(
             raise
         if coco.file_state() != state:
             raise AnnotationError(f"{coco.path}: changed during the run; repeat the command")
-        write_named_coco(coco, predictor.info.categories, results.named_annotations(), output)
-        _write_problems(output, results.problems)
+        write_named_coco(coco, predictor.info.categories, results.named_annotations(), output, none=none)
+        write_problems(output.with_name(output.name + ".problems.json"), results.problems)
         journal.delete()
     if results.problems and not results.named:
         raise AnnotationError(
             f"no annotation could be named; {output} and {output.name}.problems.json are written; the first problem:"
             f" {results.problems[0].message}"
         )
-    return Labelling(len(coco.index.start), results.named, results.named - done, tuple(results.problems))
+    none_of_these = int(results.none.sum())
+    return Labelling(len(coco.index.start), results.named, none_of_these, results.named - done, tuple(results.problems))
+
+
+def _folder_of(images: Path) -> Path:
+    return images.parent if images.is_file() else images
 
 
 def _tasks(
@@ -147,20 +164,27 @@ def _tasks(
 class _Results:
     """The results of a file's annotations in columns: a sixtieth of the memory that objects take."""
 
-    def __init__(self, coco: CocoFile, top: int, problems: list[Problem]) -> None:
+    def __init__(self, coco: CocoFile, top: int, problems: list[Problem], limits: Limits) -> None:
         annotations = len(coco.index.start)
         self.classes = np.full((annotations, top), -1, dtype=np.int32)
         self.scores = np.zeros((annotations, top))
+        self.known = np.full(annotations, np.nan)
         self.boxes = np.zeros((annotations, 4), dtype=np.int32)
         self.areas = np.zeros(annotations, dtype=np.int64)
         self.image_hw = np.zeros((len(coco.index.file_name), 2), dtype=np.int32)
         self.problems = problems
+        self._limits = limits
         self._image = coco.index.image
 
     @property
     def named(self) -> int:
         """Number of annotations that have a name."""
         return int((self.classes[:, 0] >= 0).sum())
+
+    @property
+    def none(self) -> Bool[np.ndarray, " annotations"]:
+        """Which annotations are "none of these"."""
+        return (self.classes[:, 0] >= 0) & self._limits.are_none(self.scores[:, 0], self.known)
 
     def put(self, task: Task, result: ImageResult) -> None:
         rows = task.rows.tolist()
@@ -169,6 +193,7 @@ class _Results:
             box, area = result.boxes[place], result.areas[place]
             if classes is not None and scores is not None and box is not None and area is not None:
                 self.classes[row], self.scores[row] = classes, scores
+                self.known[row] = np.nan if result.known[place] is None else result.known[place]
                 self.boxes[row], self.areas[row] = box, area
         if result.image_hw is not None:
             self.image_hw[self._image[rows[0]]] = result.image_hw
@@ -177,10 +202,4 @@ class _Results:
         ]
 
     def named_annotations(self) -> NamedAnnotations:
-        return NamedAnnotations(self.classes, self.scores, self.boxes, self.areas, self.image_hw)
-
-
-def _write_problems(output: Path, problems: list[Problem]) -> None:
-    path = output.with_name(output.name + ".problems.json")
-    if problems or path.exists():
-        write_json(path, {"problems": [problem.to_dict() for problem in problems]})
+        return NamedAnnotations(self.classes, self.scores, self.known, self.none, self.boxes, self.areas, self.image_hw)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from safetensors import SafetensorError, safe_open
@@ -17,6 +18,7 @@ from maskwise.data import atomic_files
 from maskwise.data.atomic_files import whole_file
 from maskwise.data.regions import Category
 from maskwise.errors import ModelError
+from maskwise.model.model_file import MAX_TEMPERATURE, MIN_TEMPERATURE
 from maskwise.training.settings import TrainSettings, settings_from_dict, settings_to_dict
 
 FORMAT = "maskwise-checkpoint-1"
@@ -69,6 +71,16 @@ class Checkpoint:
         write_tensors(path, tensors, {"maskwise": json.dumps(content)})
 
 
+class _Record(msgspec.Struct):
+    """What a checkpoint says of itself, besides its format."""
+
+    settings: dict[str, Any]
+    categories: Annotated[list[Category], msgspec.Meta(min_length=1)]
+    step: Annotated[int, msgspec.Meta(ge=0)]
+    temperature: Annotated[float, msgspec.Meta(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)]
+    record: dict[str, Any]
+
+
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file, whole or not at all.
 
@@ -103,17 +115,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise ModelError(f"{path}: is not a safetensors file ({error})") from error
-    content = json.loads(metadata.get("maskwise", "{}"))
-    if content.get("format") != FORMAT:
+    try:
+        content = json.loads(metadata.get("maskwise", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: its record is not JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelError(
             f"{path}: is not a Maskwise checkpoint; give a run folder's checkpoint.safetensors or final.safetensors"
         )
+    try:
+        record = msgspec.convert(content, type=_Record)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{path}: its record is malformed ({error})") from error
     return Checkpoint(
-        settings=settings_from_dict(content["settings"], str(path)),
-        categories=tuple(Category(**category) for category in content["categories"]),
-        step=content["step"],
-        temperature=content["temperature"],
-        record=content["record"],
+        settings=settings_from_dict(record.settings, str(path)),
+        categories=tuple(record.categories),
+        step=record.step,
+        temperature=record.temperature,
+        record=record.record,
         tensors=tensors,
     )
 

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskwise.data.problems import Problem
 from maskwise.data.regions import LabelledRegion
 from maskwise.errors import ImageError, InputError
 from maskwise.model.predictor import Predictor
@@ -103,13 +104,13 @@ def _cached(cache: Path, key: str) -> Tensor | None:
 
 def _embed(predictor: Predictor, regions: Sequence[LabelledRegion]) -> Float[np.ndarray, "regions features"]:
     """Return embeddings; rows are NaN where the image cannot be read."""
-    unreadable: list[ImageError] = []
-    rows = embed_regions(predictor, regions, what="teacher", unreadable=unreadable)
+    problems: list[Problem] = []
+    rows = embed_regions(predictor, regions, what="teacher", skip=(ImageError,), problems=problems)
     unknown = int(np.isnan(rows).any(axis=1).sum())
     if 2 * unknown > len(regions):
         raise InputError(
             f"most images cannot be read: those of {unknown} of {len(regions)} regions; the last:"
-            f" {unreadable[-1]}; repair the data, then start the run again"
+            f" {problems[-1].message}; repair the data, then start the run again"
         )
     return rows
 
