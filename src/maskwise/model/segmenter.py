@@ -9,16 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from maskwise.concurrency import map_in_threads
 from maskwise.data.images import check_pixels
 from maskwise.data.masks import Mask
 from maskwise.errors import InputError
 from maskwise.model.predictor import MAX_THREADS
-from maskwise.model.segment_candidates import Candidates, Drawn, grid_rounds, stability
-from maskwise.model.segment_frame import STRIDE, Frame
-from maskwise.model.segment_network import FIRST_CORNER, LAST_CORNER, NO_POINT, PART, EncodedImage, SegmenterNetwork
+from maskwise.model.segment_candidates import Candidates, Drawn, grid_rounds, shown, stability
+from maskwise.model.segment_frame import CELL, STRIDE, Frame
+from maskwise.model.segment_network import (
+    FIRST_CORNER,
+    LAST_CORNER,
+    NO_POINT,
+    PART,
+    EncodedImage,
+    Prompted,
+    SegmenterNetwork,
+)
 from maskwise.model.session import available_cores, built_in_model
 
 BATCH = 4
@@ -35,10 +43,14 @@ MIN_STABILITY = 0.7
 """Default of the smallest stability of a segment."""
 MAX_OVERLAP = 0.7
 """Default of the largest IoU of two segments."""
-TINY = 1e-9
-"""Smallest stability of a mask that is not empty."""
-COVERED_AREA, COVERED_SCORE = 0.1, 0.95
-"""A point of the grid is skipped if a segment of at most this share of the image and at least this score covers it."""
+NOTHING = -8.0
+"""Logit of pixels that are not drawn."""
+COVERED_SCORE, COVERED_TIMES = 0.95, 3
+"""A point of the grid is skipped if this many segments of at least this score cover it.
+
+Of 528 objects in 40 photographs (COCO train2017, 2026-11-27), 61.2 % were found at IoU 0.5 and 38.5 % at 0.7, with or
+without it; it skips 5 % of the points. Two segments of 0.95: 60.6 and 38.1 %, 25 %. Two of 0.9: 58.3 and 36.2 %, 44 %.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +76,7 @@ class Segmenter:
 
     Source:
         MobileSAM: C. Zhang et al., Faster segment anything, arXiv:2306.14289. Our decoder computes the same numbers in
-        another order, and our grid skips points that a good segment already covers.
+        another order, and masks that look like better ones are not drawn.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> None:
@@ -159,8 +171,8 @@ class Segmenter:
     ) -> list[Segment]:
         """Outline everything: things, their parts, and what they stand on; the best first.
 
-        Every point of a grid is a click, from coarse to fine; points that a good small segment already covers are
-        skipped.
+        Every point of a grid is a click, from coarse to fine; points that three very good segments already cover
+        are skipped.
 
         Args:
             image: height x width x 3, uint8, RGB.
@@ -184,7 +196,7 @@ class Segmenter:
         for shares in grid_rounds(points_per_side):
             points = frame.points(shares * encoded.image_hw[::-1])
             places = (points[:, ::-1] / STRIDE).astype(np.int64)
-            points = points[~candidates.covered(places, COVERED_AREA, COVERED_SCORE)]
+            points = points[~candidates.covered(places, COVERED_SCORE, COVERED_TIMES)]
             for start in range(0, len(points), CHUNK):
                 self._search(encoded, points[start : start + CHUNK], candidates, min_score, min_stability)
         masks = ((frame.mask(logits), score, steady) for logits, score, steady in candidates)
@@ -210,22 +222,42 @@ class Segmenter:
             min_stability: smallest stability.
         """
 
-        def search(batch: Float32[np.ndarray, "points 2"]) -> Drawn:
+        def search(batch: Float32[np.ndarray, "points 2"]) -> list[Drawn]:
             places = np.stack([batch, np.zeros_like(batch)], axis=1)
             clicked = self._network.prompt(encoded, places, np.tile(np.array([PART, NO_POINT]), (len(batch), 1)))
-            scores, previews = np.clip(clicked.scores[:, 1:], 0, 1), clicked.previews[:, 1:]
-            wanted = (scores >= min_score) & candidates.may_be_new(previews, scores)
-            some = wanted.any(axis=1)
-            if not some.any():
-                return candidates.none_drawn()
-            logits = self._network.draw(clicked.cells[some], clicked.weights[some, 1:])[wanted[some]]
-            stabilities = stability(logits)
-            good = stabilities >= max(min_stability, TINY)
-            return Drawn(logits[good], previews[wanted][good], scores[wanted][good], stabilities[good])
+            clicked = clicked.of_single_clicks()
+            wanted = (clicked.scores >= min_score) & candidates.may_be_new(clicked, min_stability)
+            return [
+                self._drawn(clicked, number, wanted[number], batch[number]).steadier_than(min_stability)
+                for number in np.flatnonzero(wanted.any(axis=1)).tolist()
+            ]
 
         batches = (points[start : start + BATCH] for start in range(0, len(points), BATCH))
-        for drawn in list(map_in_threads(search, batches, self._workers)):
-            candidates.add(drawn)
+        results = list(map_in_threads(search, batches, self._workers))
+        candidates.add([drawn for result in results for drawn in result])
+
+    def _drawn(
+        self,
+        clicked: Prompted,
+        number: int,
+        wanted: Bool[np.ndarray, " masks"],
+        point: Float32[np.ndarray, " xy"],
+    ) -> Drawn:
+        """Draw masks of one click, only where their previews show something.
+
+        Args:
+            clicked: the answers to single clicks.
+            number: which of the clicks.
+            wanted: which of its masks.
+            point: the click, pixels of the frame.
+        """
+        previews = clicked.previews[number, wanted]
+        rows, columns = shown(previews, (point[::-1] / CELL).astype(np.int64))
+        cells = clicked.cells[number : number + 1, rows, columns]
+        logits = np.full((len(previews), *(STRIDE * side for side in previews.shape[1:])), NOTHING, dtype=np.float16)
+        inside = tuple(slice(STRIDE * span.start, STRIDE * span.stop) for span in (rows, columns))
+        logits[:, *inside] = self._network.draw(cells, clicked.weights[number : number + 1, wanted])[0]
+        return Drawn(logits, previews, clicked.scores[number, wanted], stability(logits))
 
 
 def _checked_points(
