@@ -46,7 +46,7 @@ class Command:
     out their category_id, drop leaves out the annotations."""
     min_known: MinKnown = None
     min_probability: MinProbability = 0.0
-    mode: Mode = "auto"
+    mode: Mode = "exact"
     model: ModelFile = None
     device: DeviceFlag = "cpu"
     threads: int | None = None

@@ -42,7 +42,7 @@ class Command:
     on_error: OnErrorFlag = "skip"
     min_known: MinKnown = None
     min_probability: MinProbability = 0.0
-    mode: Mode = "auto"
+    mode: Mode = "exact"
     model: ModelFile = None
     device: DeviceFlag = "cpu"
     threads: Threads = None

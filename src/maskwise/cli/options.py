@@ -48,9 +48,9 @@ def wrong_usage(verb: str, message: str) -> NoReturn:
 Mode = Annotated[
     Literal["auto", "exact", "shared"],
     tyro.conf.arg(
-        help="exact crops around every mask; shared uses at most eight crops per image, which is faster and names"
-        " small regions less well; auto shares crops between nearby masks of similar size once there are eight or"
-        " more."
+        help="exact crops around every mask, so that no answer depends on the other masks; auto shares crops between"
+        " nearby masks of similar size once there are eight or more: faster, and some names change; shared uses at most"
+        " eight crops of a kind per image: fastest, and small regions are named less well."
     ),
 ]
 DeviceFlag = Annotated[Literal["cpu", "cuda"], tyro.conf.arg(help="Where the model runs.")]

@@ -63,7 +63,7 @@ class Command:
     """Number of classes per region."""
     min_known: MinKnown = None
     min_probability: MinProbability = 0.0
-    mode: Mode = "auto"
+    mode: Mode = "exact"
     model: ModelFile = None
     device: DeviceFlag = "cpu"
     threads: Threads = None

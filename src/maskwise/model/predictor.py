@@ -75,7 +75,7 @@ class Predictor:
         self,
         model: str | os.PathLike[str] | None = None,
         *,
-        mode: Mode = "auto",
+        mode: Mode = "exact",
         device: Device = "cpu",
         threads: int | None = None,
         min_known: float | None = None,
@@ -85,10 +85,11 @@ class Predictor:
 
         Args:
             model: model file (default: the built-in model).
-            mode: `exact` crops around every mask. `shared` uses at most eight crops per image: many masks then take
-                little longer than a few, and small regions are named less well. `auto` shares crops between nearby
-                masks of similar size once an image has eight or more; the answer for a mask then depends slightly on
-                the other masks. A model whose masks act inside the trunk (`info.shares` is false) is always exact.
+            mode: `exact` crops around every mask, so that no answer depends on the other masks. `auto` shares crops
+                between nearby masks of similar size once an image has eight or more: faster, and some names change.
+                `shared` uses at most eight crops of a kind per image: many masks then take little longer than a few,
+                and small regions are named less well. A model whose masks act inside the trunk (`info.shares` is
+                false) is always exact.
             device: `cpu` or `cuda`.
             threads: CPU threads (default: all cores that this process may use).
             min_known: a region is "none of these" if its probability of being one of the classes at all is lower, 0 to
