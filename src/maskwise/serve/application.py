@@ -19,13 +19,12 @@ from starlette.middleware.cors import CORSMiddleware
 from maskwise import __version__
 from maskwise.errors import InputError
 from maskwise.model.predictor import Predictor
-from maskwise.model.segmenter import Segmenter
 from maskwise.serve.access import AccessGuard
 from maskwise.serve.api import router
 from maskwise.serve.batching import BatchingThread, BusyError
 from maskwise.serve.bodies import MEGABYTE, BodyGuard, MemoryBudget
 from maskwise.serve.metrics import Metrics, MetricsRecorder
-from maskwise.serve.outlining import ImageStore, Outliner
+from maskwise.serve.outlining import ImageStore, Outliner, Outlines
 from maskwise.serve.reading import TooLargeError
 from maskwise.serve.services import ClientGoneError, ForgottenImageError, Services
 from maskwise.serve.settings import Access, Limits
@@ -38,7 +37,7 @@ CLIENT_GONE = 499
 DESCRIPTION = "Name what is under a mask. Requests are forms; every refusal is a JSON object with `detail`."
 
 
-def make_application(predictor: Predictor, segmenter: Segmenter, *, access: Access, limits: Limits) -> FastAPI:
+def make_application(predictor: Predictor, segmenter: Outlines, *, access: Access, limits: Limits) -> FastAPI:
     """Return the application that answers requests.
 
     Args:
@@ -55,7 +54,7 @@ def make_application(predictor: Predictor, segmenter: Segmenter, *, access: Acce
             predictor=predictor,
             batching=BatchingThread(predictor, max_waiting=limits.max_waiting_regions, note_round=metrics.note_round),
             outliner=Outliner(segmenter, max_waiting=limits.max_waiting_outlines, note_image=metrics.outlines.inc),
-            store=ImageStore(limits.kept_megapixels * MEGABYTE),
+            store=ImageStore(round(limits.kept_megapixels * MEGABYTE)),
             budget=MemoryBudget(limits.memory_mb),
             limits=limits,
             metrics=metrics,
@@ -77,7 +76,7 @@ def make_application(predictor: Predictor, segmenter: Segmenter, *, access: Acce
         form_limits={
             "max_files": limits.max_masks + 2,
             "max_fields": 20,
-            "max_part_size": limits.max_upload_mb * MEGABYTE,
+            "max_part_size": round(limits.max_upload_mb * MEGABYTE),
         },
     )
     app.include_router(router)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from maskwise.data.images import Pixels
 from maskwise.data.masks import Mask
@@ -20,6 +20,7 @@ FIRST_RATE = 20.0
 """Regions per second that are assumed before any was named."""
 
 
+@runtime_checkable
 class Names(Protocol):
     """The part of `Predictor` that is used."""
 

@@ -55,10 +55,10 @@ class BodyGuard:
 
     @property
     def _most(self) -> int:
-        return self._limits.max_upload_mb * MEGABYTE
+        return round(self._limits.max_upload_mb * MEGABYTE)
 
     def _too_large(self) -> str:
-        return f"the request is too large; accepted are {self._limits.max_upload_mb} MB"
+        return f"the request is too large; accepted are {self._limits.max_upload_mb:g} MB"
 
     @staticmethod
     def _refuse(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -94,9 +94,9 @@ def _closing(status: int, detail: str) -> HTTPException:
 class MemoryBudget:
     """Memory that running requests share; each waits for its part, in order."""
 
-    def __init__(self, megabytes: int) -> None:
+    def __init__(self, megabytes: float) -> None:
         """Start with all of it free."""
-        self._total = megabytes * MEGABYTE
+        self._total = round(megabytes * MEGABYTE)
         self._used = 0
         self._turn = asyncio.Lock()
         self._freed = asyncio.Event()

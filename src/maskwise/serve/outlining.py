@@ -6,14 +6,14 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from maskwise.data.images import Pixels
-from maskwise.model.segmenter import EncodedImage, Segment, Segmenter
+from maskwise.model.segmenter import EncodedImage, Segment
 from maskwise.serve.batching import BusyError
 from maskwise.serve.schemas import Prompt
 
@@ -21,6 +21,27 @@ SECONDS_EACH = 2
 """What one waiting photograph is assumed to take."""
 
 Result = TypeVar("Result")
+
+
+@runtime_checkable
+class Outlines(Protocol):
+    """The part of `Segmenter` that is used."""
+
+    def encode(self, image: Pixels) -> EncodedImage:
+        """Return what all prompts of a photograph share."""
+
+    def prompt(
+        self,
+        encoded: EncodedImage,
+        *,
+        points: Sequence[Sequence[float]],
+        labels: Sequence[int] | None,
+        box_xywh: Sequence[float] | None,
+    ) -> Segment:
+        """Outline one thing."""
+
+    def segment(self, image: Pixels, *, points_per_side: int) -> list[Segment]:
+        """Outline everything."""
 
 
 @dataclass(eq=False)
@@ -88,7 +109,7 @@ class Outliner:
     """Runs the segmenter: photographs one after the other, each on all cores."""
 
     def __init__(
-        self, segmenter: Segmenter, *, max_waiting: int, note_image: Callable[[], None] = lambda: None
+        self, segmenter: Outlines, *, max_waiting: int, note_image: Callable[[], None] = lambda: None
     ) -> None:
         """Start the thread.
 

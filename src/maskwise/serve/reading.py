@@ -104,7 +104,7 @@ def photo_hw(path: Path, limits: Limits) -> tuple[int, int]:
     height, width = image_size(path)
     if height * width > limits.max_megapixels * MEGABYTE:
         raise TooLargeError(
-            f"{path}: has {height * width / MEGABYTE:.1f} megapixels; accepted are {limits.max_megapixels}: make it"
+            f"{path}: has {height * width / MEGABYTE:.3g} megapixels; accepted are {limits.max_megapixels:g}: make it"
             " smaller first"
         )
     return height, width
@@ -135,7 +135,7 @@ def memory_needed(image_hw: tuple[int, int], masks: int, json_bytes: int, limits
 
 def mask_memory(limits: Limits) -> int:
     """Return the bytes that the masks of one request may take: half of all memory for requests."""
-    return limits.memory_mb * MEGABYTE // 2
+    return round(limits.memory_mb * MEGABYTE / 2)
 
 
 class RegionReader:

@@ -65,13 +65,9 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
+        return socket.create_server((address[0], address[1]), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen at {host} port {port} ({error}); give another --port or --host") from error
-    return listener
 
 
 def address_of(host: str, port: int, token: str | None) -> str:

@@ -17,9 +17,9 @@ MIN_TOKEN_CHARACTERS = 16
 class Limits:
     """What a client may ask for."""
 
-    max_upload_mb: int = 60
+    max_upload_mb: float = 60
     """Maximum size of a request, megabytes."""
-    max_megapixels: int = 60
+    max_megapixels: float = 60
     """Maximum size of a photograph, millions of pixels."""
     max_masks: int = 300
     """Maximum number of regions in a request."""
@@ -29,9 +29,9 @@ class Limits:
     """Maximum number of regions that wait to be named; further requests are asked to come back."""
     max_waiting_outlines: int = 16
     """Maximum number of photographs that wait for the segmenter; further requests are asked to come back."""
-    memory_mb: int = 2000
+    memory_mb: float = 2000
     """Memory for the photographs and masks of running requests, megabytes; further requests wait for it."""
-    kept_megapixels: int = 120
+    kept_megapixels: float = 120
     """Photographs that are kept for further clicks, millions of pixels in all (3 MB each)."""
     idle_s: float = 20
     """Seconds without progress after which a request that is being sent, or an answer being read, is given up."""

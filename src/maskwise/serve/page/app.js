@@ -139,7 +139,7 @@ async function everything() {
     if (token !== page.token) return;
     made.push(...answer.regions.map((one) => regionOf(one, { mask: maskOf(one), prompt: null })));
   }
-  const things = distinct(made.filter((region) => isSure(region, threshold())));
+  const things = distinct(made.filter((region) => isSure(region, threshold())), regions.list);
   if (things.length) regions.set([...regions.list, ...things], null);
   say(things.length ? `${things.length} things named, of ${made.length} outlines.` : "Nothing new that has a name of this model.");
 }

@@ -29,9 +29,13 @@ export function isSure(region, threshold) {
 const MERGED = 0.8; // A thing that lies in another of its name by more is a part of it.
 const RIVAL = 0.5; // Of two things that overlap by more the surer one stays.
 
-/** Leave out things that are said better by others: parts of a thing of the same name, and less sure rivals. */
-export function distinct(regions) {
-  const kept = [];
+/**
+ * Leave out things that are said better by others: parts of a thing of the same name, and less sure rivals.
+ * @param regions  found things
+ * @param present  things that stay whatever is found
+ */
+export function distinct(regions, present) {
+  const kept = [...present];
   const surest = [...regions].sort((one, other) => strength(other) - strength(one));
   for (const region of surest) {
     const beaten = kept.some((other) =>

@@ -29,6 +29,7 @@ export class Stage {
   }
 
   show(photo) {
+    this.canvas.parentElement.style.setProperty("--shape", photo.width / photo.height);
     Object.assign(this, { photo, draft: null, pointer: null, hovered: null });
     this.fit(true);
   }
