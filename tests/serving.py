@@ -5,12 +5,14 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -18,6 +20,8 @@ from maskwise import Mask, Predictor
 from maskwise.errors import InputError
 from maskwise.model.segmenter import EncodedImage, Segment
 from maskwise.serve.application import make_application
+from maskwise.serve.connections import protocol_with
+from maskwise.serve.server import _Server, listen
 from maskwise.serve.settings import Access, Limits
 
 RED_BOX, GREEN_BOX = (10, 10, 20, 20), (40, 20, 24, 30)
@@ -82,6 +86,21 @@ def client_of(model: Path, *, access: Access | None = None, segmenter=None, pred
     )
     with TestClient(app, base_url=LOCALHOST, raise_server_exceptions=False) as client:
         yield client
+
+
+@contextmanager
+def address_of(model: Path, **limits):
+    """Give the address of a server in a thread of this process, with the colours' segmenter."""
+    app = make_application(Predictor(model, mode="exact"), ColourSegmenter(), access=Access(), limits=Limits(**limits))
+    listener = listen("127.0.0.1", 0)
+    server = _Server(uvicorn.Config(app, http=protocol_with(20), log_level="error"), "the test", open_browser=False)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
 
 
 class Serving:

@@ -1,5 +1,6 @@
 """Clients that misbehave leave nothing behind; a server that is to end finishes what it has begun."""
 
+import json
 import os
 import signal
 import socket
@@ -78,7 +79,10 @@ def test_half_sent_heads_and_bodies_are_given_up(serving):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
 def test_killed_clients_leave_nothing(serving):
-    files, whole = ready(serving), request({"image": FORM["image"], "regions": f"[{BOXES[1:-1]}" + ',{"box": [1,1,9,9]}' * 90 + "]"})
+    files, whole = (
+        ready(serving),
+        request({"image": FORM["image"], "regions": f"[{BOXES[1:-1]}" + ',{"box": [1,1,9,9]}' * 90 + "]"}),
+    )
     for number in range(30):
         connection = connect(serving)
         connection.sendall(whole if number % 2 else whole[: len(whole) // 2])
@@ -154,7 +158,7 @@ def test_sigterm_finishes_running_requests(model):
         time.sleep(0.3)
         serving.process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionRefusedError):
             connect(serving)
         begun.sendall(whole[-20:])
         answer = answer_of(begun)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from maskwise.serve.api import router
 from maskwise.serve.batching import BatchingThread, BusyError
 from maskwise.serve.bodies import MEGABYTE, BodyGuard, MemoryBudget
 from maskwise.serve.metrics import Metrics, MetricsRecorder
+from maskwise.serve.openapi_document import openapi_document
 from maskwise.serve.outlining import ImageStore, Outliner, Outlines
 from maskwise.serve.reading import TooLargeError
 from maskwise.serve.services import ClientGoneError, ForgottenImageError, Services
@@ -80,6 +82,7 @@ def make_application(predictor: Predictor, segmenter: Outlines, *, access: Acces
         },
     )
     app.include_router(router)
+    app.openapi = partial(openapi_document, app)  # type: ignore[method-assign]  # FastAPI's way to change it.
     _add_errors(app, metrics)
     _add_page(app)
     # The last one added sees a request first.

@@ -108,9 +108,7 @@ def name_hash(name: str) -> bytes:
 class Outliner:
     """Runs the segmenter: photographs one after the other, each on all cores."""
 
-    def __init__(
-        self, segmenter: Outlines, *, max_waiting: int, note_image: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, segmenter: Outlines, *, max_waiting: int, note_image: Callable[[], None] = lambda: None) -> None:
         """Start the thread.
 
         Args:
