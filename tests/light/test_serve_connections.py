@@ -1,6 +1,5 @@
 """Clients that misbehave leave nothing behind; a server that is to end finishes what it has begun."""
 
-import json
 import os
 import signal
 import socket

@@ -13,6 +13,7 @@ class Command:
 
     Examples:
       maskwise demo
+      maskwise demo --no-browser
     """
 
     browser: bool = True

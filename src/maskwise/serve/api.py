@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, File, Form, HTTPException, Request, Response, UploadFile
-from pydantic import Json
+from pydantic import BeforeValidator, Json
 
 from maskwise import __version__
 from maskwise.data.masks import Mask
@@ -48,7 +48,10 @@ ImageFile = Annotated[
 ]
 ImageId = Annotated[
     str | None,
-    Form(pattern="^[0-9a-f]{32}$", description="Instead of the photograph: the id that /v1/images gave it."),
+    Form(
+        pattern="^([0-9a-f]{32})?$",
+        description="Instead of the photograph: the id that /v1/images gave it. An empty one is none.",
+    ),
 ]
 
 router = APIRouter()
@@ -63,6 +66,18 @@ READING = refusals(401, 403)
 """Refusals of routes without a body."""
 ASKING = refusals(*WHY)
 """Refusals of routes that read a photograph."""
+
+
+def flag(value: Any) -> bool:
+    """Return what a form's field says, true or false; pydantic alone takes a dozen other words.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    words = {"true": True, "false": False, True: True, False: False}
+    if not isinstance(value, (str, bool)) or value not in words:
+        raise ValueError("give true or false")
+    return words[value]
 
 
 def services_of(request: Request) -> Services:
@@ -106,7 +121,8 @@ def in_order(pairs: Sequence[tuple[GivenRegion, Mask]], *, segmentation: bool) -
 
 Asked = Annotated[Question, Depends(question)]
 Shared = Annotated[Services, Depends(services_of)]
-Outlines = Annotated[bool, Form(description="Whether the answer has each region's run lengths.")]
+Flag = Annotated[bool, BeforeValidator(flag)]
+Outlines = Annotated[Flag, Form(description="Whether the answer has each region's run lengths.")]
 
 
 @router.get("/healthz", tags=["server"], responses=refusals(403, 503))
@@ -144,7 +160,7 @@ async def models(services: Shared) -> Models:
 async def images(
     services: Shared,
     image: Annotated[UploadFile, File(description="The photograph.")],
-    prepare: Annotated[bool, Form(description="Whether to encode it for the segmenter at once.")] = False,
+    prepare: Annotated[Flag, Form(description="Whether to encode it for the segmenter at once.")] = False,
 ) -> KeptImage:
     """Keep a photograph for further requests, until newer ones need its room."""
     async with services.photo(Question(image, None)) as photo:

@@ -25,7 +25,7 @@ from maskwise.serve.api import router
 from maskwise.serve.batching import BatchingThread, BusyError
 from maskwise.serve.bodies import MEGABYTE, BodyGuard, MemoryBudget
 from maskwise.serve.metrics import Metrics, MetricsRecorder
-from maskwise.serve.openapi_document import openapi_document
+from maskwise.serve.openapi import openapi_document
 from maskwise.serve.outlining import ImageStore, Outliner, Outlines
 from maskwise.serve.reading import TooLargeError
 from maskwise.serve.services import ClientGoneError, ForgottenImageError, Services

@@ -24,7 +24,7 @@ BoxXywh = Annotated[
 class Rle(BaseModel):
     """COCO's run lengths: `counts` compressed (text) or not (numbers), down the image's columns."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     size: Annotated[list[Side], Field(min_length=2, max_length=2, description="height and width, pixels")]
     counts: Annotated[str, Field(max_length=20_000_000)] | Annotated[list[Length], Field(max_length=5_000_000)]
 
@@ -32,17 +32,17 @@ class Rle(BaseModel):
 class Prompt(BaseModel):
     """What shows the segmenter a thing: points on it or beside it, a box around it, or both."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     points: Annotated[list[Point], Field(max_length=MAX_POINTS)] = []
     labels: Annotated[
-        list[Literal[0, 1]] | None,
+        list[Annotated[int, Field(ge=0, le=1)]] | None,
         Field(max_length=MAX_POINTS, description="for each point 1 (part of the thing) or 0 (not); default: all 1"),
     ] = None
     box: BoxXywh | None = None
 
 
 class _Region(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     id: Annotated[str | None, Field(max_length=MAX_NAME, description="comes back in the answer")] = None
 
 

@@ -47,6 +47,8 @@ def _mend_form(content: dict[str, Any], schemas: dict[str, Any]) -> None:
             kind = kind["contentSchema"]
         kept = {key: field[key] for key in ("title", "description", "default") if field.get(key) is not None}
         schema["properties"][name] = _as_binary(kind) | kept
+    if "image" in schema["properties"] and "image_id" in schema["properties"]:
+        schema["oneOf"] = [{"required": ["image"]}, {"required": ["image_id"]}]
     form["encoding"] = encoding
 
 
