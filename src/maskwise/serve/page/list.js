@@ -139,7 +139,10 @@ export class ThingList {
       this.list.querySelector(`[data-id="${region.id}"] [data-role="rename"]`)?.focus({ preventScroll: true });
     };
     input.addEventListener("keydown", (event) => {
-      if (event.key === "Enter") end(true);
+      if (event.key === "Enter") {
+        event.preventDefault(); // Else the button that gets the focus would be pressed.
+        end(true);
+      }
       if (event.key === "Escape") end(false);
       event.stopPropagation();
     });
