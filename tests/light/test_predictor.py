@@ -76,8 +76,7 @@ def test_answers_come_in_the_order_of_the_masks_whatever_they_share(sharing_mode
 
 
 def test_auto_shares_views_where_there_are_many_masks(sharing_model, image):
-    masks, predictor = as_masks(masks_of_one_box(), (90, 120)), Predictor(sharing_model)
-    assert predictor.mode == "auto"
+    masks, predictor = as_masks(masks_of_one_box(), (90, 120)), Predictor(sharing_model, mode="auto")
     assert [predictor.run(image, masks[:n]).crops for n in (1, AUTO_MIN_MASKS - 1, AUTO_MIN_MASKS)] == [
         1,
         AUTO_MIN_MASKS - 1,
@@ -92,8 +91,15 @@ def test_shared_mode_bounds_the_number_of_views(sharing_model):
     assert counts["shared"] <= MAX_SHARED_CROPS < counts["auto"] < 60
 
 
-def test_a_model_whose_masks_act_inside_the_trunk_has_a_view_for_each(predictor, image, masks):
-    assert predictor.mode == "auto"
+def test_a_model_whose_masks_act_inside_the_trunk_has_a_view_for_each(model, image, masks):
+    for mode in MODES:
+        assert Predictor(model, mode=mode).run(image, masks).crops == len(masks)
+
+
+def test_no_answer_depends_on_the_other_masks_unless_asked(sharing_model, image):
+    predictor = Predictor(sharing_model)
+    assert predictor.mode == "exact"
+    masks = masks_of_one_box()
     assert predictor.run(image, masks).crops == len(masks)
 
 

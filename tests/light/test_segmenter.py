@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from maskwise import Mask, Segmenter, load_image
 from maskwise.errors import ImageError, InputError, MaskError, ModelError
-from maskwise.model.segment_candidates import Candidates, distinct, grid_rounds, packed, stability
+from maskwise.model.segment_candidates import Candidates, Drawn, distinct, grid_rounds, packed, shown, stability
 from maskwise.model.segment_frame import Frame, interpolated
-from maskwise.model.segmenter import RECORD
+from maskwise.model.segment_network import CELL_AXES, RECORD, Prompted
 from maskwise.model.session import built_in_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -198,6 +198,8 @@ def test_a_photograph_stands_at_the_left_top_of_its_frame():
     assert pixels[0, 0, 100, 100] == pytest.approx(-2.1179, abs=1e-4)
     assert pixels[0, 2, 100, 900] == pytest.approx(2.64, abs=1e-4)
     assert Frame((256, 512)).points(np.array([[100.0, 50.0]])).tolist() == [[200, 100]]
+    # 2 pixels become 1, 2,000 become 1,024.
+    assert Frame((2000, 2)).points(np.array([[1.0, 1000.0]])).tolist() == [[0.5, 512]]
 
 
 def test_a_mask_of_the_photographs_size_is_the_sign_of_the_logits(rng):
@@ -274,20 +276,106 @@ def test_kept_masks_overlap_little_and_dropped_ones_overlap_a_better_one(seed, m
         assert (place in kept) == all(value <= most for value in better)
 
 
+def drawn(cells, scores, stabilities):
+    """Masks in which all pixels of a cell are alike."""
+    cells = np.array(cells, dtype=np.float32)
+    logits = cells.repeat(4, axis=1).repeat(4, axis=2).astype(np.float16)
+    return Drawn(logits, cells, np.array(scores), np.array(stabilities))
+
+
+def previewed(previews, scores):
+    """Masks that are not drawn yet, of one click."""
+    previews, scores = np.array([previews], dtype=np.float32), np.array([scores], dtype=np.float32)
+    _, masks, rows, columns = previews.shape
+    cells, weights = (np.zeros(shape, dtype=np.float32) for shape in ((1, rows, columns, 2), (1, masks, 2)))
+    return Prompted(cells, weights, scores, previews)
+
+
+WIDE = [[1, 1, 1, -1], [-1, -1, -1, -1]]
+WIDER = [[1, 1, 1, 1], [-1, -1, -1, -1]]
+LOW = [[-1, -1, -1, -1], [-1, -1, -1, 1]]
+
+
 def test_candidates_keep_the_better_of_two_and_know_what_they_cover():
     candidates = Candidates((2, 4), 0.5)
-    wide = np.array([[1, 1, 1, -1], [-1, -1, -1, -1]], dtype=np.float32)
-    wider = np.array([[1, 1, 1, 1], [-1, -1, -1, -1]], dtype=np.float32)
-    low = np.array([[-1, -1, -1, -1], [-1, -1, -1, 1]], dtype=np.float32)
-    candidates.add(wide[None], np.array([0.8]), np.array([0.7]))
-    candidates.add(np.stack([low, wider]), np.array([0.5, 0.9]), np.array([0.6, 1.0]))
-    assert candidates.scores.tolist() == [0.9, 0.5]
-    assert candidates.stabilities.tolist() == [1.0, 0.6]
-    assert (candidates.logits[0] == wider).all()
-    places = np.array([[0, 3], [1, 3], [1, 0]])
-    assert candidates.covered(places, 1.0, 0.0).tolist() == [True, True, False]
-    assert candidates.covered(places, 0.4, 0.0).tolist() == [False, True, False]  # The first covers half the image.
-    assert candidates.covered(places, 1.0, 0.6).tolist() == [True, False, False]
+    candidates.add([drawn([WIDE], [0.8], [0.7])])
+    candidates.add([drawn([LOW], [0.5], [0.6]), drawn([WIDER], [0.9], [1.0])])
+    candidates.add([])
+    logits, scores, stabilities = zip(*candidates, strict=True)
+    assert (scores, stabilities) == ((0.9, 0.5), (1.0, 0.6))
+    assert (logits[0][::4, ::4] == WIDER).all()
+    places = np.array([[0, 15], [7, 15], [7, 0]])
+    assert candidates.covered(places, 0.0, 1).tolist() == [True, True, False]
+    assert candidates.covered(places, 0.6, 1).tolist() == [True, False, False]
+    assert candidates.covered(places, 0.0, 2).tolist() == [False, False, False]
+    candidates.add([drawn([[[1, -1, -1, -1], [-1, -1, 1, 1]]], [0.7], [1.0])])
+    assert candidates.covered(places, 0.0, 2).tolist() == [False, True, False]
+
+
+def test_shaky_masks_are_dropped():
+    masks = drawn([WIDE, WIDER, LOW], [0.3, 0.4, 0.5], [0.7, 0.8, 0.6])
+    assert masks.steadier_than(0.7).scores.tolist() == [0.3, 0.4]
+
+
+def test_a_mask_that_looks_like_a_better_one_is_not_drawn():
+    """The new mask has 18 of the 20 cells of the known one: an IoU of 0.9."""
+    known = np.full((1, 4, 6), -5.0)
+    known[0].flat[:20] = 5
+    similar, small = known.copy(), np.full_like(known, -5)
+    similar[0].flat[18:20] = -5
+    small[0].flat[:12] = 5
+    for max_overlap, is_new in ((0.8, False), (0.9, True)):  # It must overlap by 0.05 more.
+        candidates = Candidates((4, 6), max_overlap)
+        assert candidates.may_be_new(previewed(similar, [0.1]), 0.7).tolist() == [[True]]
+        candidates.add([drawn(known, [0.8], [1.0])])
+        got = candidates.may_be_new(previewed([similar[0], similar[0], -similar[0]], [0.7, 0.9, 0.7]), 0.7)
+        assert got.tolist() == [[is_new, True, True]]  # A better one is drawn, and one elsewhere.
+    candidates = Candidates((4, 6), 0.5)
+    candidates.add([drawn(small, [0.8], [1.0])])
+    assert candidates.may_be_new(previewed(small, [0.7]), 0.7).all()  # Too small for its preview to tell.
+
+
+def test_a_mask_whose_preview_is_shaky_is_not_drawn():
+    """Of 20 cells above -1, 12 are above 1: a stability of 0.6, which may be 0.1 too low."""
+    shaky = np.full((1, 4, 6), -5.0)
+    shaky[0].flat[:20] = 0.5
+    shaky[0].flat[:12] = 5
+    candidates = Candidates((4, 6), 0.5)
+    assert candidates.may_be_new(previewed(shaky, [0.9]), 0.69).tolist() == [[True]]
+    assert candidates.may_be_new(previewed(shaky, [0.9]), 0.71).tolist() == [[False]]
+
+
+def test_masks_are_drawn_around_what_previews_show_and_around_the_click():
+    previews = np.full((2, 20, 30), -5.0)
+    previews[0, 9, 12], previews[1, 11, 14] = 0.0, 3.0
+    # One cell more on each side; two around the click.
+    assert shown(previews, np.array([10, 13])) == (slice(8, 13), slice(11, 16))
+    assert shown(previews, np.array([19, 0])) == (slice(8, 20), slice(0, 16))
+    assert shown(previews - 9, np.array([0, 29])) == (slice(0, 3), slice(27, 30))
+
+
+def test_the_cells_of_an_encoded_photograph_stand_for_the_whole_frame(encoded):
+    """240 x 400 pixels touch 39 rows of 64 cells; below them are 6 full rows of 16 blocks, and one of a single cell."""
+    sizes = np.exp(encoded.arrays["log_sizes"])
+    assert len(sizes) == 39 * 64 + 7 * 16
+    assert sizes.sum() == pytest.approx(64 * 64)
+    assert {array.shape[axis] for array, axis in ((encoded.arrays[n], a) for n, a in CELL_AXES.items())} == {len(sizes)}
+
+
+def test_cells_beside_the_photograph_come_in_blocks():
+    """A photograph of 50 x 64 cells leaves 14 rows: blocks of 4, 4, 4 and 2 rows, each 16 columns of blocks wide."""
+    frame = Frame((800, 1024))
+    cells, sizes = frame.cells()
+    assert (cells[: 50 * 64] == np.arange(50 * 64)).all()
+    assert (sizes[: 50 * 64] == 1).all()
+    assert sizes[50 * 64 :].tolist() == [16] * 48 + [8] * 16
+    assert cells[50 * 64] == 51 * 64 + 1  # Near the middle of rows 50 to 53 and columns 0 to 3.
+    for image_hw in ((640, 427), (5, 999), (64, 64)):
+        cells, sizes = Frame(image_hw).cells()
+        rows, columns = Frame(image_hw).cells_hw
+        assert sizes.sum() == 64 * 64
+        assert len(set(cells.tolist())) == len(cells)
+        assert cells[: rows * columns].reshape(rows, columns)[-1, -1] == (rows - 1) * 64 + columns - 1
 
 
 def test_run_lengths_of_a_mask_come_back(rng):

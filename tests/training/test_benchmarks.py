@@ -234,7 +234,7 @@ def test_confidence_without_content_is_calibrated_over_black_white_and_noise(two
     settings = averages.mean_network(str(two_runs[0]))[1]
     split = read_data(settings.data)
     seen = UnaugmentedRegions(split.holdout, settings.view, split.categories)
-    result = averages.surest_of_nothing(Says(), 2.0, seen, make_accelerator("cpu", bf16=False))
+    result = averages.confidence_on_blank(Says(), 2.0, seen, make_accelerator("cpu", bf16=False))
     surest = np.e / (np.e + 2)
     count = len(shown[0])
     assert result["nothing_most"] == pytest.approx(surest, abs=1e-4)

@@ -1,5 +1,6 @@
 """Networks whose head is fitted by logistic regression to pooled layers of one or two crops."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from tiny_model import CATEGORIES, SETTINGS, tiny_checkpoint
 
-from maskwise import Predictor
+from maskwise import Predictor, load_image
 from maskwise.data.coco_regions import regions_from_coco
 from maskwise.errors import SettingsError
 from maskwise.model.model_file import graph_inputs
@@ -18,7 +19,7 @@ from maskwise.training.batches import Sample, collate
 from maskwise.training.builder import build_network
 from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.data import TrainingRegions, UnaugmentedRegions, read_data
-from maskwise.training.holdout import predict_holdout
+from maskwise.training.holdout import HeldOutOutputs, predict_holdout, split_known
 from maskwise.training.loop import FINAL, load_network, train
 from maskwise.training.settings import AugmentSettings, DataSettings, NetworkSettings, SourceSettings, TrainSettings
 from maskwise.views.view import ViewSettings
@@ -119,7 +120,9 @@ def settings(tmp_path):
     folder = write_two_objects(tmp_path / "coco", images=16)
     source = SourceSettings(images=str(folder / "images"), annotations=str(folder / "annotations.json"))
     augment = AugmentSettings(mask_jitter=0.5)
-    schedule = replace(SETTINGS.schedule, steps=0, head_c=1.0, head_copies=1, batch_size=4, average=0.0)
+    schedule = replace(
+        SETTINGS.schedule, steps=0, head_c=1.0, head_copies=1, batch_size=4, average=0.0, precision="float32"
+    )
     return TrainSettings(
         network=VIT,
         weights="random",
@@ -231,3 +234,62 @@ def test_pooled_layers_need_a_vit_without_sites():
     for wrong in (replace(VIT, sites=("features",)), NetworkSettings(trunk="resnet18", sites=(), pool="layers")):
         with pytest.raises(SettingsError, match="pool 'layers' needs a ViT"):
             build_network(wrong, classes=2, probe_size=64)
+
+
+def write_nothing(folder):
+    """A COCO file with a square of plain ground in every image."""
+    content = json.loads((folder / "annotations.json").read_text())
+    annotations = []
+    for image in content["images"]:
+        boxes = np.array([a["bbox"] for a in content["annotations"] if a["image_id"] == image["id"]])
+        places = [(x, y) for y in range(0, 38, 2) for x in range(0, 38, 2)]
+        free = [(x, y) for x, y in places if not np.any((boxes[:, 0] < x + 10) & (boxes[:, 0] + boxes[:, 2] > x)
+                & (boxes[:, 1] < y + 10) & (boxes[:, 1] + boxes[:, 3] > y))]  # fmt: skip
+        x, y = free[len(free) // 2]
+        annotations.append(
+            {"id": len(annotations) + 1, "image_id": image["id"], "category_id": 1, "bbox": [x, y, 10, 10]}
+        )
+    content |= {"annotations": annotations, "categories": [{"id": 1, "name": "ground"}]}
+    (folder / "nothing.json").write_text(json.dumps(content))
+    return folder / "nothing.json"
+
+
+def test_a_model_learns_to_say_none_of_these(settings, tmp_path):
+    """From the training data to the model file: plain ground is none of the classes, objects of other images are."""
+    folder = tmp_path / "coco"
+    nothing = SourceSettings(images=str(folder / "images"), annotations=str(write_nothing(folder)))
+    data = replace(settings.data, nothing=(nothing,))
+    final = train(replace(settings, data=data), tmp_path / "run")
+    record = load_checkpoint(final).record
+    assert 0 < record["head_nothing"] < 16  # Without those of the images that are held out.
+    exporting.export_run(final)
+    others = write_two_objects(tmp_path / "others", images=10, seed=1)
+    predictor = Predictor(tmp_path / "run" / "model.onnx", mode="exact")
+    assert predictor.info.min_known == pytest.approx(record["min_known"], abs=1e-6)
+    assert [category.name for category in predictor.info.categories] == ["square", "disc"]
+    ground = regions_from_coco(write_nothing(others), others / "images")
+    objects = regions_from_coco(others / "annotations.json", others / "images")
+    said = [
+        [predictor.predict(load_image(one.image_path), [one.read_mask()])[0].is_none for one in regions.regions]
+        for regions in (objects, ground)
+    ]
+    assert np.mean(said[0]) < 0.2
+    assert np.mean(said[1]) > 0.8
+
+
+def test_the_limit_keeps_97_of_a_hundred_held_out_regions():
+    logits = torch.cat([torch.zeros(100, 2), torch.logit(torch.arange(1, 101) / 101)[:, None]], dim=1)
+    numbers = torch.arange(100)
+    outputs, limit = split_known(HeldOutOutputs(logits, numbers, numbers, ()), classes=2)
+    assert outputs.logits.shape == (100, 2)
+    assert (torch.arange(1, 101) / 101 >= limit).sum() == 97
+    assert split_known(outputs, classes=2) == (outputs, None)
+
+
+def test_nothing_is_learned_by_the_regression_alone(settings):
+    with pytest.raises(SettingsError, match=r"data\.nothing needs schedule\.head_c"):
+        replace(
+            settings,
+            data=replace(settings.data, nothing=(SourceSettings(images="a", annotations="b.json"),)),
+            schedule=replace(settings.schedule, head_c=0.0, steps=3),
+        )

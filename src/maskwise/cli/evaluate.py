@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from maskwise.cli.options import DeviceFlag, Mode, ModelFile, Threads
+from maskwise.cli.options import DeviceFlag, MinKnown, MinProbability, Mode, ModelFile, Threads
 from maskwise.cli.region_options import RegionFlags
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ class Command:
     """The labelled regions."""
     mask_noise: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also evaluate with noisy masks (dilated, eroded, shifted, boxes); takes five times as long."""
+    with_background: Path | None = None
+    """COCO file of regions of the same images that are none of the classes: how many of them get a name?"""
+    min_known: MinKnown = None
+    min_probability: MinProbability = 0.0
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("evaluation")
     """Folder to write; made if missing."""
     mode: Mode = "exact"
@@ -43,12 +47,25 @@ class Command:
         """Evaluate, write the folder, print a summary."""
         self.regions.check("evaluate")
         from maskwise.data.atomic_files import make_folder
+        from maskwise.data.coco_regions import regions_from_coco
         from maskwise.model.predictor import Predictor
         from maskwise.reports.report_folder import write_report
         from maskwise.tasks.evaluation import evaluate
 
         regions = self.regions.read()
-        predictor = Predictor(self.model, mode=self.mode, device=self.device, threads=self.threads)
+        background = (
+            None
+            if self.with_background is None
+            else regions_from_coco(self.with_background, self.regions.images, on_error=self.regions.on_error)
+        )
+        predictor = Predictor(
+            self.model,
+            mode=self.mode,
+            device=self.device,
+            threads=self.threads,
+            min_known=self.min_known,
+            min_probability=self.min_probability,
+        )
         make_folder(self.output)  # Not after an hour's work: the folder may be impossible to make.
         evaluation = evaluate(
             predictor,
@@ -56,6 +73,7 @@ class Command:
             data=self.regions.name,
             mask_noise=self.mask_noise,
             on_error=self.regions.on_error,
+            background=background,
         )
         missing = write_report(evaluation, self.output)
         print_summary(evaluation.report)
@@ -85,6 +103,9 @@ def print_summary(report: Report) -> None:
             table.add_row(label, percent(size.micro), interval(size.micro_ci95))
     for kind, noisy in report.mask_noise.items():
         table.add_row(f"micro accuracy, masks with noise: {kind}", percent(noisy.micro))
+    if report.background is not None:
+        table.add_row("AUROC of objects against no class", f"{report.background.auroc:.3f}", "")
+        table.add_row("regions of no class named, of 95 % of objects", percent(report.background.named_at_95), "")
     console = Console()
     console.print(f"{report.model}: {report.regions} regions, {report.images} images", markup=False)
     console.print(table)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from maskwise.cli.options import DeviceFlag, Mode, ModelFile, OnErrorFlag
+from maskwise.cli.options import DeviceFlag, MinKnown, MinProbability, Mode, ModelFile, OnErrorFlag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,12 @@ class Command:
     """Allow file names that leave the folder of images."""
     images_of: Path | None = None
     """COCO file that names the images of a results list."""
-    mode: Mode = "auto"
+    none: Literal["category", "keep", "drop"] = "category"
+    """What becomes of annotations that are "none of these": category gives them a category of that name, keep leaves
+    out their category_id, drop leaves out the annotations."""
+    min_known: MinKnown = None
+    min_probability: MinProbability = 0.0
+    mode: Mode = "exact"
     model: ModelFile = None
     device: DeviceFlag = "cpu"
     threads: int | None = None
@@ -53,7 +58,14 @@ class Command:
         from maskwise.tasks.labelling import label_coco
 
         threads = 1 if self.threads is None and self.engine == "ray" else self.threads
-        predictor = Predictor(self.model, mode=self.mode, device=self.device, threads=threads)
+        predictor = Predictor(
+            self.model,
+            mode=self.mode,
+            device=self.device,
+            threads=threads,
+            min_known=self.min_known,
+            min_probability=self.min_probability,
+        )
         done = label_coco(
             self.segments,
             self.images,
@@ -64,8 +76,11 @@ class Command:
             on_error=self.on_error,
             allow_outside=self.allow_outside,
             images_of=self.images_of,
+            none=self.none,
         )
         print(f"{self.output}: {done.annotations} annotations, {done.named_now} named in this run")
+        if done.none:
+            print(f"{done.none} annotations are none of these")
         if done.problems:
             unnamed = done.annotations - done.named
             print(

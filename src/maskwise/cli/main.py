@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "name regions of one image",
     "label": "name every annotation of a COCO file",
     "segment": "outline the things in photographs",
+    "name": "find and name the things in photographs",
     "serve": "open a page to click on things and read their names, and an HTTP API",
     "demo": "open that page on the example photographs",
     "check": "list every fault of annotations, segments or label maps",

@@ -48,14 +48,26 @@ def wrong_usage(verb: str, message: str) -> NoReturn:
 Mode = Annotated[
     Literal["auto", "exact", "shared"],
     tyro.conf.arg(
-        help="exact crops around every mask; shared uses at most eight crops per image, which is faster and names"
-        " small regions less well; auto shares crops between nearby masks of similar size once there are eight or"
-        " more."
+        help="exact crops around every mask, so that no answer depends on the other masks; auto shares crops between"
+        " nearby masks of similar size once there are eight or more: faster, and some names change; shared uses at most"
+        " eight crops of a kind per image: fastest, and small regions are named less well."
     ),
 ]
 DeviceFlag = Annotated[Literal["cpu", "cuda"], tyro.conf.arg(help="Where the model runs.")]
 ModelFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help="Model file (default: the built-in model).")]
 Threads = Annotated[int | None, tyro.conf.arg(metavar="N", help="CPU threads (default: all available cores).")]
+MinKnown = Annotated[
+    float | None,
+    tyro.conf.arg(
+        metavar="0..1",
+        help='A region is "none of these" if it is less probable that it is one of the classes at all (default: as the'
+        " model says, so that 97 %% of true objects stay; 0 names everything).",
+    ),
+]
+MinProbability = Annotated[
+    float,
+    tyro.conf.arg(metavar="0..1", help='A region is "none of these" if its most probable class is less probable.'),
+]
 OnErrorFlag = Annotated[
     Literal["skip", "stop"],
     tyro.conf.arg(help="skip leaves faulty records and images out and counts them; stop ends with an error."),

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from maskwise.cli.options import STANDARD_OUTPUT, DeviceFlag, Mode, ModelFile, Threads, write_json_output, wrong_usage
+from maskwise.cli.options import (
+    STANDARD_OUTPUT,
+    DeviceFlag,
+    MinKnown,
+    MinProbability,
+    Mode,
+    ModelFile,
+    Threads,
+    write_json_output,
+    wrong_usage,
+)
 from maskwise.errors import AnnotationError, InputError, naming_mask
 
 if TYPE_CHECKING:
@@ -51,7 +61,9 @@ class Command:
     """Also write a picture of the named regions (PNG or JPEG)."""
     top: int = 3
     """Number of classes per region."""
-    mode: Mode = "auto"
+    min_known: MinKnown = None
+    min_probability: MinProbability = 0.0
+    mode: Mode = "exact"
     model: ModelFile = None
     device: DeviceFlag = "cpu"
     threads: Threads = None
@@ -75,13 +87,20 @@ class Command:
         image = load_image(self.image)
         regions = self._regions(image.shape[:2])
         masks = [mask for _, mask in regions]
-        predictor = Predictor(self.model, mode=self.mode, device=self.device, threads=self.threads)
+        predictor = Predictor(
+            self.model,
+            mode=self.mode,
+            device=self.device,
+            threads=self.threads,
+            min_known=self.min_known,
+            min_probability=self.min_probability,
+        )
         outputs = predictor.run(image, masks)
         predictions = outputs.predictions(self.top)
         if self.json is not None:
             write_json_output(self.json, self._record(regions, predictions, predictor.info.name))
         if self.overlay is not None:
-            write_overlay(self.overlay, image, masks, predictions)
+            write_overlay(self.overlay, image, masks, [None if one.is_none else one for one in predictions])
         print_table([name for name, _ in regions], predictions, stderr=self.json == STANDARD_OUTPUT)
         if outputs.shared:
             print(f"{len(masks)} masks shared {outputs.crops} crop(s); --mode exact crops around each", file=sys.stderr)
@@ -172,7 +191,9 @@ def print_table(regions: list[str], predictions: list[Prediction], *, stderr: bo
     for column, justify in columns:
         table.add_column(column, justify=justify)
     for index, (region, prediction) in enumerate(zip(regions, predictions, strict=True), start=1):
-        others = ", ".join(f"{other.name} {other.probability:.0%}" for other in prediction.names[1:])
-        name = f"[bold]{escape(prediction.name)}[/bold]"
-        table.add_row(str(index), escape(region), name, f"{prediction.probability:.0%}", escape(others))
+        names = prediction.names if prediction.is_none else prediction.names[1:]
+        others = ", ".join(f"{other.name} {other.probability:.0%}" for other in names)
+        name = "none of these" if prediction.is_none else f"[bold]{escape(prediction.name)}[/bold]"
+        probability = "" if prediction.is_none else f"{prediction.probability:.0%}"
+        table.add_row(str(index), escape(region), name, probability, escape(others))
     Console(stderr=stderr).print(table)

@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 import numpy as np
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 from msgspec import Raw
 
 from maskwise.data.atomic_files import whole_file
@@ -18,6 +18,14 @@ from maskwise.data.coco_file import CocoFile
 from maskwise.data.coco_index import Text, image_numbers, json_text
 from maskwise.data.problems import Id
 from maskwise.data.regions import Category
+
+NoneMode = Literal["category", "keep", "drop"]
+"""What becomes of annotations that are "none of these"."""
+NONE_NAME = "none of these"
+NONE_ID = 0
+"""Id of the category of that name, unless the file has it for another one."""
+REMOVED = object()
+"""Stands for a value that is taken out of a record."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +35,8 @@ class NamedAnnotations:
     Attributes:
         classes: the most probable classes, places in the model's list, the most probable first.
         scores: their probabilities, 0 to 1.
+        known: probability of being one of the classes at all; not a number if the model cannot tell.
+        none: whether they are "none of these".
         boxes: x, y, width and height of the masks, pixels.
         areas: pixels of the masks.
         image_hw: height and width of each image, pixels; 0 if unknown.
@@ -34,13 +44,24 @@ class NamedAnnotations:
 
     classes: Int32[np.ndarray, "annotations top"]
     scores: Float64[np.ndarray, "annotations top"]
+    known: Float64[np.ndarray, " annotations"]
+    none: Bool[np.ndarray, " annotations"]
     boxes: Int32[np.ndarray, "annotations 4"]
     areas: Int64[np.ndarray, " annotations"]
     image_hw: Int32[np.ndarray, "images 2"]
 
 
-def write_named_coco(coco: CocoFile, known: Sequence[Category], named: NamedAnnotations, output: Path) -> None:
+def write_named_coco(
+    coco: CocoFile,
+    known: Sequence[Category],
+    named: NamedAnnotations,
+    output: Path,
+    *,
+    none: NoneMode = "category",
+) -> None:
     """Write a COCO file with `category_id`, `score`, `top_category_ids` and `top_scores` in every named annotation.
+
+    Models that can say "none of these" also give `known`, the probability that the region is one of the classes at all.
 
     `bbox`, `area`, `iscrowd`, `width` and `height` are filled in where they are missing, so that other tools can read
     the file. All other values are copied byte for byte, in their order. Classes keep the ids that the file gives to
@@ -51,15 +72,18 @@ def write_named_coco(coco: CocoFile, known: Sequence[Category], named: NamedAnno
         known: the model's classes.
         named: what to write.
         output: the file to write, whole or not at all.
+        none: annotations that are "none of these" get a category of that name (`category`), lose their `category_id`
+            (`keep`), or are left out (`drop`).
     """
     text = json_text(coco.path) if coco.text is None else coco.text
     sections = msgspec.json.decode(text, type=dict[str, Raw])
-    categories, ids = _with_known(sections.get("categories", Raw(b"[]")), known)
+    with_none = [Category(NONE_ID, NONE_NAME)] if none == "category" and named.none.any() else []
+    categories, ids = _with_known(sections.get("categories", Raw(b"[]")), [*known, *with_none])
     with whole_file(output) as temporary, open(temporary, "wb") as file:
         for number, key in enumerate(dict.fromkeys([*sections, "categories"])):
             file.write(b"%b%b: " % (b", " if number else b"{", _json(key)))
             if key == "annotations":
-                _write_annotations(coco, text, named, ids, file)
+                _write_annotations(coco, text, named, (ids, none), file)
             elif key == "images":
                 _write_images(sections[key], named.image_hw, file)
             else:
@@ -98,22 +122,33 @@ def _write_images(given: Raw, image_hw: Int32[np.ndarray, "images 2"], file: Bin
     file.write(b"]")
 
 
-def _write_annotations(coco: CocoFile, text: Text, named: NamedAnnotations, ids: list[Id], file: BinaryIO) -> None:
+def _write_annotations(
+    coco: CocoFile, text: Text, named: NamedAnnotations, categories: tuple[list[Id], NoneMode], file: BinaryIO
+) -> None:
+    ids, none = categories
     file.write(b"[")
     places = zip(coco.index.start.tolist(), coco.index.length.tolist(), strict=True)
+    written = 0
     for row, (start, length) in enumerate(places):
         record = text[start : start + length]
+        if named.none[row] and none == "drop":
+            continue
         if named.classes[row, 0] >= 0:
             category_ids, scores = [ids[place] for place in named.classes[row]], named.scores[row].tolist()
-            names = {
+            names: dict[str, Any] = {
                 "category_id": category_ids[0],
                 "score": scores[0],
                 "top_category_ids": category_ids,
                 "top_scores": scores,
             }
+            if not np.isnan(named.known[row]):
+                names["known"] = float(named.known[row])
+            if named.none[row]:
+                names["category_id"] = ids[-1] if none == "category" else REMOVED
             missing = {"bbox": named.boxes[row].tolist(), "area": int(named.areas[row]), "iscrowd": 0}
             record = _filled(record, names, missing)
-        file.write((b", " if row else b"") + record)
+        file.write((b", " if written else b"") + record)
+        written += 1
     file.write(b"]")
 
 
@@ -127,7 +162,8 @@ def _filled(record: bytes | Raw, values: dict[str, Any], missing: dict[str, Any]
     if not values and not absent:
         return bytes(record)
     written = {key: bytes(value) for key, value in fields.items() if key not in absent}
-    written |= {key: _json(value) for key, value in (absent | values).items()}
+    written |= {key: _json(value) for key, value in (absent | values).items() if value is not REMOVED}
+    written = {key: value for key, value in written.items() if values.get(key) is not REMOVED}
     return b"{" + b", ".join(_json(key) + b": " + value for key, value in written.items()) + b"}"
 
 

@@ -28,6 +28,9 @@ MAX_BATCH_SIZE = 4096
 MAX_VIEW_SIZE = 4096
 OUTPUTS = ("logits", "embeddings")
 """float32 N x classes; float32 N x D."""
+KNOWN = "known"
+"""A further output of models that can say "none of these": float32 N, the logit that the region is one of the classes
+at all; that of a region is the sum of those of its crops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,8 @@ class ModelInfo:
         view: how regions are cropped.
         shares: whether masks of one crop share one pass of the trunk; if not, the graph runs it for each mask.
         temperature: logits are divided by it before the softmax, so that probabilities are calibrated.
+        min_known: a region whose probability of being one of the classes is lower is "none of these"; None if the model
+            cannot tell.
         batch_size: number of crops per batch for good speed (any number is accepted); 1 if the ranges of 8-bit numbers
             are measured over a batch, so that no answer depends on other crops.
         training: record of how the model was made, for people; nothing relies on it.
@@ -50,6 +55,7 @@ class ModelInfo:
     view: ViewSettings
     shares: bool = False
     temperature: float = 1.0
+    min_known: float | None = None
     batch_size: int = 8
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -108,6 +114,8 @@ class ModelInfo:
             yield f"shares is {self.shares!r:.40}, not true or false"
         if not _is_number(self.temperature) or not MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE:
             yield f"temperature is {self.temperature!r:.40}, not {MIN_TEMPERATURE} to {MAX_TEMPERATURE}"
+        if self.min_known is not None and not (_is_number(self.min_known) and 0 <= self.min_known <= 1):
+            yield f"min_known is {self.min_known!r:.40}, not 0 to 1"
         if type(self.batch_size) is not int or not 1 <= self.batch_size <= MAX_BATCH_SIZE:
             yield f"batch_size is {self.batch_size!r:.40}, not 1 to {MAX_BATCH_SIZE}"
         if type(self.view.size) is not int or not 1 <= self.view.size <= MAX_VIEW_SIZE:
@@ -133,6 +141,8 @@ def graph_faults(info: ModelInfo, inputs: Mapping[str, str], outputs: Mapping[st
         wanted[CROP_OF] = "tensor(int64)"
     if inputs != wanted:
         yield f"its inputs are {_listed(inputs)}, not {_listed(wanted)}"
+    if (KNOWN in outputs) != (info.min_known is not None):
+        yield f"its output {KNOWN} and its min_known do not go together"
     widths = {name: shape[1] if len(shape) == 2 else None for name, shape in outputs.items()}
     logits, embeddings = OUTPUTS
     if widths.get(logits) != len(info.categories):

@@ -16,8 +16,8 @@ from maskwise.data.images import Pixels, check_pixels
 from maskwise.data.masks import Mask
 from maskwise.errors import InputError, ModelError
 from maskwise.model.mask_inputs import DetectionsLike, Masks, as_masks
-from maskwise.model.model_file import OUTPUTS, ModelInfo, graph_inputs
-from maskwise.model.prediction import ImageOutputs, Prediction, check_top
+from maskwise.model.model_file import KNOWN, OUTPUTS, ModelInfo, graph_inputs
+from maskwise.model.prediction import ImageOutputs, Limits, Prediction, check_top
 from maskwise.model.runner import Device, GraphInputs, Runner
 from maskwise.views.integral_image import IntegralImage
 from maskwise.views.sharing import SharedView, own_views, shared_views
@@ -75,34 +75,51 @@ class Predictor:
         self,
         model: str | os.PathLike[str] | None = None,
         *,
-        mode: Mode = "auto",
+        mode: Mode = "exact",
         device: Device = "cpu",
         threads: int | None = None,
+        min_known: float | None = None,
+        min_probability: float = 0.0,
     ) -> None:
         """Open a model.
 
         Args:
             model: model file (default: the built-in model).
-            mode: `exact` crops around every mask. `shared` uses at most eight crops per image: many masks then take
-                little longer than a few, and small regions are named less well. `auto` shares crops between nearby
-                masks of similar size once an image has eight or more; the answer for a mask then depends slightly on
-                the other masks. A model whose masks act inside the trunk (`info.shares` is false) is always exact.
+            mode: `exact` crops around every mask, so that no answer depends on the other masks. `auto` shares crops
+                between nearby masks of similar size once an image has eight or more: faster, and some names change.
+                `shared` uses at most eight crops of a kind per image: many masks then take little longer than a few,
+                and small regions are named less well. A model whose masks act inside the trunk (`info.shares` is
+                false) is always exact.
             device: `cpu` or `cuda`.
             threads: CPU threads (default: all cores that this process may use).
+            min_known: a region is "none of these" if its probability of being one of the classes at all is lower, 0 to
+                1 (default: the model's own, at which 97 % of true objects stay; 0 names everything).
+            min_probability: a region is "none of these" if its most probable class is less probable, 0 to 1.
 
         Raises:
-            InputError: an unknown mode, or threads outside 1 to 1,024.
-            ModelError: the file or the device cannot be used.
+            InputError: an unknown mode, threads outside 1 to 1,024, or a minimum outside 0 to 1.
+            ModelError: the file or the device cannot be used, or min_known is given for a model that cannot tell.
         """
         if mode not in MODES:
             raise InputError(f"mode {mode!r}; accepted are {', '.join(MODES)}")
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise InputError(f"{threads} threads; give 1 to {MAX_THREADS}")
+        for name, value in (("min_known", min_known or 0), ("min_probability", min_probability)):
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} is {value}; give 0 to 1")
         path = None if model is None else os.path.abspath(model)
-        self._arguments = {"model": path, "mode": mode, "device": device, "threads": threads}
+        self._arguments: dict[str, Any] = {"model": path, "mode": mode, "device": device, "threads": threads}
+        self._arguments |= {"min_known": min_known, "min_probability": min_probability}
         self.mode: Mode = mode
         self._runner = Runner(model, threads=threads, device=device)
         self.info: ModelInfo = self._runner.info
+        if min_known and self.info.min_known is None:
+            raise ModelError(
+                f'{self.model_path}: cannot say "none of these", so min_known does nothing; fit it with segments of'
+                " nothing (maskwise fit --nothing), or use min_probability"
+            )
+        known = self.info.min_known or 0.0 if min_known is None else min_known
+        self.limits = Limits(known=known, probability=min_probability)
         self._batch_size = min(self.info.batch_size, CPU_BATCH) if device == "cpu" else self.info.batch_size
 
     def __getstate__(self) -> dict[str, Any]:
@@ -181,7 +198,9 @@ class Predictor:
     def label_detections(self, image: np.ndarray, detections: DetectionsT) -> DetectionsT:
         """Return the same detections with `class_id`, `confidence` and `data["class_name"]` filled in.
 
-        `class_id` is the category id where all of the model's are whole numbers, else the class index.
+        `data["is_none"]` says which are "none of these"; if the model can tell, `data["known"]` has the probability of
+        being one of the classes at all. `class_id` is the category id where all of the model's are whole numbers, else
+        the class index.
 
         Args:
             image: height x width x 3, uint8, RGB.
@@ -194,13 +213,18 @@ class Predictor:
         ids = [category.id for category in categories]
         if not all(isinstance(value, int) for value in ids):
             ids = list(range(len(categories)))
-        best = self.run(image, detections).top_classes(1)
+        outputs = self.run(image, detections)
+        best = outputs.top_classes(1)
         classes = best.indices[:, 0].tolist()
+        data = {**detections.data, "class_name": np.array([categories[i].name for i in classes], dtype=str)}
+        data["is_none"] = self.limits.are_none(best.probabilities[:, 0], best.known)
+        if outputs.known_logits is not None:
+            data["known"] = best.known
         filled: Any = replace(
             detections,  # type: ignore[type-var]
             class_id=np.array([ids[i] for i in classes], dtype=int),
             confidence=best.probabilities[:, 0].astype(np.float32),
-            data={**detections.data, "class_name": np.array([categories[i].name for i in classes], dtype=str)},
+            data=data,
         )
         return filled
 
@@ -248,7 +272,17 @@ class Predictor:
             for name, count, asked in zip(OUTPUTS, (1, len(kinds)), (logits, embeddings), strict=True)
         )
         info, shared = self.info, len(plan) < len(kinds) * len(regions)
-        outputs = ImageOutputs(info.categories, info.temperature, len(plan), shared, logit_rows, embedding_rows)
+        known_rows = np.zeros(len(regions), dtype=np.float32) if logits and info.min_known is not None else None
+        outputs = ImageOutputs(
+            info.categories,
+            info.temperature,
+            len(plan),
+            shared,
+            logit_rows,
+            embedding_rows,
+            known_logits=known_rows,
+            limits=self.limits,
+        )
         return _PlannedImage(pixels, regions, crops, outputs, len(crops))
 
     def _plan(self, masks: Sequence[Mask], view: ViewSettings) -> list[SharedView]:
@@ -260,8 +294,9 @@ class Predictor:
     def _run_planned(self, images: Iterable[_PlannedImage], *, count: int | None = None) -> Iterator[ImageOutputs]:
         """Run the network on planned images; yields the outputs of each as soon as they are complete, in order."""
         started: deque[_PlannedImage] = deque()
+        names = OUTPUTS if self.info.min_known is None else (*OUTPUTS, KNOWN)
         batches = self._batches(images, started)
-        for batch, arrays in self._runner.run(OUTPUTS, batches, self._inputs_of, count=count):
+        for batch, arrays in self._runner.run(names, batches, self._inputs_of, count=count):
             if not all(np.isfinite(array).all() for array in arrays):
                 raise ModelError(f"{self.model_path}: gives numbers that are not finite; export it again")
             _fill(batch, arrays)
@@ -309,7 +344,7 @@ def _rendered(planned: _PlannedImage) -> Iterator[_Crop]:
 
 def _fill(batch: Sequence[_Crop], arrays: Sequence[np.ndarray]) -> None:
     """Add a batch's logits to the rows of their images, and put embeddings into the columns of their kind of crop."""
-    logits, embeddings = arrays
+    logits, embeddings, *known = arrays
     start = 0
     for crop in batch:
         part, rows, outputs = slice(start, start + len(crop.rows)), list(crop.rows), crop.planned.outputs
@@ -318,6 +353,8 @@ def _fill(batch: Sequence[_Crop], arrays: Sequence[np.ndarray]) -> None:
         if outputs.embeddings is not None:
             first = crop.kind * embeddings.shape[1]
             outputs.embeddings[rows, first : first + embeddings.shape[1]] = embeddings[part]
+        if outputs.known_logits is not None:
+            outputs.known_logits[rows] += known[0][part]
         crop.planned.waiting -= 1
         start = part.stop
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64, UInt64
+from jaxtyping import Bool, Float, Float16, Float64, Int64, UInt64
+
+from maskwise.model.segment_frame import STRIDE
+from maskwise.model.segment_network import Prompted
 
 COARSEST = 4
 """The first round of a grid takes every fourth point in each direction."""
+MIN_CELLS = 16
+"""Masks of fewer cells are drawn even if they look like a known one: their previews are too coarse to tell."""
+CAUTION = 0.05
+"""Masks whose previews overlap by this much more than masks may, or are less steady by twice as much, are not drawn."""
+REACH = 1, 2
+"""Cells drawn around those in which previews show something, and around a click."""
 MARGIN = 1.0
 """Logits by which a mask is drawn smaller and larger, to see whether it is stable."""
 
@@ -49,60 +59,121 @@ def stability(logits: Float[np.ndarray, "masks rows columns"]) -> Float64[np.nda
     return inner / np.maximum(outer, 1)
 
 
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Masks that the network has drawn.
+
+    Attributes:
+        logits: above 0 is the object; four pixels a cell in each direction.
+        previews: a logit for each cell.
+        scores: predicted IoU of each, 0 to 1.
+        stabilities: stability of each, 0 to 1.
+    """
+
+    logits: Float16[np.ndarray, "masks rows columns"]
+    previews: Float[np.ndarray, "masks cell_rows cell_columns"]
+    scores: Float[np.ndarray, " masks"]
+    stabilities: Float64[np.ndarray, " masks"]
+
+    def chosen(self, places: Int64[np.ndarray, " chosen"]) -> Drawn:
+        """Return some of the masks, in the given order."""
+        return Drawn(self.logits[places], self.previews[places], self.scores[places], self.stabilities[places])
+
+    def steadier_than(self, min_stability: float) -> Drawn:
+        """Return the masks of at least this stability."""
+        return self.chosen(np.flatnonzero(self.stabilities >= min_stability))
+
+
+def shown(
+    previews: Float[np.ndarray, "masks rows columns"], click: Int64[np.ndarray, " row_column"]
+) -> tuple[slice, slice]:
+    """Return the rows and columns of cells in which masks may have pixels.
+
+    Args:
+        previews: a logit for each cell.
+        click: row and column of the clicked cell.
+
+    >>> shown(np.array([[[-9.0, -9.0, -9.0, -9.0, 9.0, -9.0]]]), np.array([0, 2]))
+    (slice(0, 1, None), slice(0, 6, None))
+    """
+    anywhere = previews.max(axis=0) > -MARGIN
+    spans = []
+    for axis, place in enumerate(click.tolist()):
+        used = np.flatnonzero(anywhere.any(axis=1 - axis)).tolist() or [place]
+        first = min(used[0] - REACH[0], place - REACH[1])
+        last = max(used[-1] + REACH[0], place + REACH[1])
+        spans.append(slice(max(first, 0), min(last + 1, anywhere.shape[axis])))
+    return spans[0], spans[1]
+
+
 class Candidates:
     """Masks found so far in one image, the best first; a mask that is nearly the same as a better one is dropped."""
 
-    def __init__(self, mask_hw: tuple[int, int], max_overlap: float) -> None:
+    def __init__(self, cells_hw: tuple[int, int], max_overlap: float) -> None:
         """Start without any.
 
         Args:
-            mask_hw: height and width of the network's masks, pixels.
+            cells_hw: rows and columns of cells.
             max_overlap: two masks of a larger IoU are the same, 0 to 1.
         """
-        self._max_overlap = max_overlap
-        self.logits: Float[np.ndarray, "masks rows columns"] = np.zeros((0, *mask_hw), dtype=np.float16)
-        self.scores: Float64[np.ndarray, " masks"] = np.zeros(0)
-        self.stabilities: Float64[np.ndarray, " masks"] = np.zeros(0)
+        self._cells_hw, self._max_overlap = cells_hw, max_overlap
+        rows, columns = cells_hw
+        logits = np.zeros((0, STRIDE * rows, STRIDE * columns), dtype=np.float16)
+        self._kept = Drawn(logits, np.zeros((0, rows, columns), dtype=np.float32), np.zeros(0), np.zeros(0))
 
-    def add(
-        self,
-        logits: Float[np.ndarray, "masks rows columns"],
-        scores: Float64[np.ndarray, " masks"],
-        stabilities: Float64[np.ndarray, " masks"],
-    ) -> None:
-        """Add masks, and drop those that are nearly the same as a better one.
+    def __iter__(self) -> Iterator[tuple[Float[np.ndarray, "rows columns"], float, float]]:
+        """Yield logits, score and stability of each, the best first."""
+        kept = self._kept
+        return zip(kept.logits, kept.scores.tolist(), kept.stabilities.tolist(), strict=True)
+
+    def add(self, drawn: Sequence[Drawn]) -> None:
+        """Add masks, and drop those that are nearly the same as a better one."""
+        parts = [self._kept, *drawn]
+        both = Drawn(
+            np.concatenate([part.logits for part in parts]),
+            np.concatenate([part.previews for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.stabilities for part in parts]),
+        )
+        order = np.argsort(-both.scores, kind="stable")
+        self._kept = both.chosen(order[distinct(packed(both.logits[order] > 0), self._max_overlap)])
+
+    def may_be_new(self, prompted: Prompted, min_stability: float) -> Bool[np.ndarray, "prompts masks"]:
+        """Return which masks could add something if they were drawn.
+
+        By their previews, these look unlike every better mask, and steady.
 
         Args:
-            logits: above 0 is the object.
-            scores: predicted IoU of each, 0 to 1.
-            stabilities: stability of each, 0 to 1.
+            prompted: the masks.
+            min_stability: smallest stability, 0 to 1.
         """
-        all_logits = np.concatenate([self.logits, logits.astype(np.float16)])
-        all_scores, all_stabilities = (
-            np.concatenate(pair) for pair in ((self.scores, scores), (self.stabilities, stabilities))
-        )
-        order = np.argsort(-all_scores, kind="stable")
-        kept = order[distinct(packed(all_logits[order] > 0), self._max_overlap)]
-        self.logits, self.scores, self.stabilities = all_logits[kept], all_scores[kept], all_stabilities[kept]
+        previews = prompted.previews.reshape(-1, *self._cells_hw)
+        known, new = (packed(array > 0) for array in (self._kept.previews, previews))
+        shared = np.bitwise_count(known[:, None] & new).sum(axis=2, dtype=np.int64)
+        either = np.bitwise_count(known[:, None] | new).sum(axis=2, dtype=np.int64)
+        better = self._kept.scores[:, None] >= prompted.scores.ravel()
+        same = better & (either >= MIN_CELLS) & (shared > (self._max_overlap + CAUTION) * either)
+        large = (previews > 0).sum(axis=(1, 2)) >= MIN_CELLS
+        shaky = large & (stability(previews) < min_stability - 2 * CAUTION)
+        return ~(same.any(axis=0) | shaky).reshape(prompted.scores.shape)
 
     def covered(
-        self, places: Int64[np.ndarray, "points 2"], max_area: float, min_score: float
+        self, places: Int64[np.ndarray, "points 2"], min_score: float, times: int
     ) -> Bool[np.ndarray, " points"]:
-        """Return which points lie in a mask that is good and not too large.
+        """Return which points lie in several good masks, as of a thing and of a part of it.
 
         Args:
             places: row and column in the masks.
-            max_area: largest share of the image that such a mask covers, 0 to 1.
             min_score: smallest score of such a mask, 0 to 1.
+            times: number of such masks.
         """
-        inside = self.logits[self.scores >= min_score] > 0
-        inside = inside[inside.mean(axis=(1, 2)) <= max_area]
-        return inside[:, places[:, 0], places[:, 1]].any(axis=0)
+        good = self._kept.logits[self._kept.scores >= min_score]
+        return (good[:, places[:, 0], places[:, 1]] > 0).sum(axis=0) >= times
 
 
 def packed(masks: Bool[np.ndarray, "masks rows columns"]) -> UInt64[np.ndarray, "masks words"]:
     """Return masks as bits, 64 to a word; the last word is filled with zeros."""
-    octets = np.packbits(masks.reshape(len(masks), -1), axis=1)
+    octets = np.packbits(masks.reshape(len(masks), masks.shape[1] * masks.shape[2]), axis=1)
     return np.pad(octets, ((0, 0), (0, -octets.shape[1] % 8))).view(np.uint64)
 
 

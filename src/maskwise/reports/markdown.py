@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from maskwise.reports.formatting import interval, percent, table
 from maskwise.tasks.evaluation import COCO_SIZES, NOISE_STRENGTH, PUBLISHED_BOUNDS
-from maskwise.tasks.evaluation_report import BySize, ClassResult, Protocol, Report, SizeBin
+from maskwise.tasks.evaluation_report import BackgroundResult, BySize, ClassResult, Protocol, Report, SizeBin
 
 CONFUSION, BY_SIZE = "confusion.png", "accuracy-by-size.png"
 """The pictures that the page shows; they lie beside it."""
@@ -31,6 +31,7 @@ def report_markdown(report: Report, *, pictures: bool = True) -> str:
         [f"# Evaluation of {report.model}", _introduction(report), _headline_table(report)],
         ["## By size of the region", *by_size, *_size_tables(report.by_size)],
         _noise_section(report),
+        _background_section(report.background),
         ["## By class", *_class_tables(report.per_class)],
         ["## Confusions", *confusion, _confusion_table(report)],
         ["## Published protocols", _protocol_text(), _protocol_table(report.protocols)],
@@ -131,6 +132,19 @@ def _noise_section(report: Report) -> list[str]:
     rows = [("exact", percent(report.micro), percent(report.macro))]
     rows += [(kind, percent(one.micro), percent(one.macro)) for kind, one in report.mask_noise.items()]
     return ["## Mask noise", text, table(("masks", "micro accuracy", "macro accuracy"), rows)]
+
+
+def _background_section(result: BackgroundResult | None) -> list[str]:
+    if result is None:
+        return []
+    text = (
+        f"{result.regions} regions of {result.images} images are none of the classes. A probability of being one of the"
+        f" classes at all tells objects from them with an AUROC of {result.auroc:.3f}. At the limits of this evaluation"
+        f" {percent(result.objects_kept)} of the objects and {percent(result.named)} of these regions get a name:"
+        f" {result.false_names_per_image:.1f} false names per image."
+    )
+    rows = [(percent(kept), percent(named)) for kept, named in result.curve]
+    return ["## None of these", text, table(("objects named", "regions of no class named"), rows)]
 
 
 def _protocol_text() -> str:

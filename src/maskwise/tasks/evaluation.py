@@ -20,6 +20,7 @@ from maskwise.model.predictor import Predictor
 from maskwise.progress import Progress
 from maskwise.tasks.evaluation_report import (
     Accuracies,
+    BackgroundResult,
     BySize,
     ClassResult,
     Confusion,
@@ -29,12 +30,14 @@ from maskwise.tasks.evaluation_report import (
     SizeBin,
 )
 from maskwise.tasks.metrics import (
+    auroc,
     bootstrap_intervals,
     calibration_error,
     confusion_matrix,
     log_loss,
     macro_accuracy,
     micro_accuracy,
+    named_share,
     size_bins,
     top_k_accuracy,
     wilson_interval,
@@ -84,6 +87,7 @@ class NamedRegions:
         targets: class index of the true class.
         images: number of the region's image, by first mention.
         pixels: pixels of the mask.
+        known: probability of being one of the classes at all; if the model cannot tell, that of the best class.
     """
 
     regions: Regions
@@ -91,6 +95,7 @@ class NamedRegions:
     targets: Int[np.ndarray, " regions"]
     images: Int[np.ndarray, " regions"]
     pixels: Int[np.ndarray, " regions"]
+    known: Float64[np.ndarray, " regions"]
 
     @property
     def predicted(self) -> Int[np.ndarray, " regions"]:
@@ -115,6 +120,7 @@ class NamedRegions:
             self.targets[chosen],
             self.images[chosen],
             self.pixels[chosen],
+            self.known[chosen],
         )
 
 
@@ -125,6 +131,7 @@ def evaluate(
     data: str = "",
     mask_noise: bool = False,
     on_error: OnError = "stop",
+    background: RegionSet | None = None,
 ) -> Evaluation:
     """Evaluate a model on labelled regions.
 
@@ -139,6 +146,8 @@ def evaluate(
             times as long.
         on_error: what to do about images and masks that cannot be used: `stop` lists all of them, `skip` leaves them
             out; the report counts them.
+        background: regions that are none of the classes, such as segments of the background; their own classes do not
+            matter. The report then says how well they are told from the others.
 
     Returns:
         The numbers, the predictions and the confusion matrix; `write_report` makes a folder of them.
@@ -179,6 +188,7 @@ def evaluate(
         confusions=_confusions(confusion, classes),
         protocols={name: _protocol(named, count) for name, count in PROTOCOLS.items()},
         mask_noise=_under_noise(predictor, known) if mask_noise else {},
+        background=None if background is None else _background(predictor, counted, background, on_error),
         unknown_classes=unknown,
         crowds=int(named.crowds.sum()),
         faults=len(problems),
@@ -200,6 +210,30 @@ def _known_regions(classes: Sequence[str], regions: RegionSet) -> tuple[RegionSe
             f" the model's are {', '.join(classes)}; rename classes to the model's names"
         )
     return known, regions.regions.only(~has_class & ~regions.regions.crowd).counts()
+
+
+def _background(
+    predictor: Predictor, objects: NamedRegions, background: RegionSet, on_error: OnError
+) -> BackgroundResult:
+    """Return how well objects are told from regions of no class."""
+    nothing = _name_all(predictor, background, skip=SKIPPED[on_error])
+    named = {
+        name: ~predictor.limits.are_none(one.probabilities.max(axis=1).astype(np.float64), one.known)
+        for name, one in (("objects", objects), ("nothing", nothing))
+    }
+    images = len(np.unique(nothing.images))
+    return BackgroundResult(
+        regions=len(nothing.known),
+        images=images,
+        auroc=auroc(objects.known, nothing.known),
+        named_at_95=named_share(objects.known, nothing.known, kept=0.95),
+        objects_kept=float(named["objects"].mean()),
+        named=float(named["nothing"].mean()),
+        false_names_per_image=float(named["nothing"].sum() / images),
+        curve=tuple(
+            (kept, named_share(objects.known, nothing.known, kept=kept)) for kept in (0.5, 0.8, 0.9, 0.95, 0.97, 0.99)
+        ),
+    )
 
 
 def _under_noise(predictor: Predictor, regions: RegionSet) -> dict[str, Accuracies]:
@@ -236,10 +270,11 @@ def _name_all(
             pixels.extend(mask.area for mask in seen)
             yield image, seen
 
-    rows = []
+    rows, known = [], []
     with Progress(len(regions.regions), noise or "evaluate", "regions") as progress:
         for outputs in predictor.run_many(shown()):
             rows.append(outputs.probabilities)
+            known.append(np.where(np.isnan(outputs.known), rows[-1].max(axis=1), outputs.known))
             progress.update(len(rows[-1]))
     if not rows:
         raise AnnotationError(f"no region can be evaluated; the first fault: {problems[0].message if problems else ''}")
@@ -251,6 +286,7 @@ def _name_all(
         usable.numbered(index),
         np.array(images)[back],
         np.array(pixels)[back],
+        np.concatenate(known)[back].astype(np.float64),
     )
 
 

@@ -105,6 +105,31 @@ class Accuracies:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BackgroundResult:
+    """How well objects are told from regions that are none of the classes.
+
+    Attributes:
+        regions: number of regions of no class.
+        images: how many images have one.
+        auroc: area under the ROC curve of `known`, 0.5 to 1; if the model cannot tell, of the best class's probability.
+        named_at_95: share of regions of no class that are named if 95 % of the objects are.
+        objects_kept: share of objects that are named at the predictor's limits.
+        named: share of regions of no class that are named at these limits.
+        false_names_per_image: how many that are.
+        curve: shares of objects kept, and of regions of no class named with them.
+    """
+
+    regions: int
+    images: int
+    auroc: float
+    named_at_95: float
+    objects_kept: float
+    named: float
+    false_names_per_image: float
+    curve: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """All numbers of an evaluation.
 
@@ -126,6 +151,7 @@ class Report:
         confusions: the most frequent ones, the most frequent first.
         protocols: the published protocols.
         mask_noise: accuracies under each kind of mask noise; empty unless asked for.
+        background: how well objects are told from regions of no class; None unless these are given.
         unknown_classes: number of regions by class that the model does not know.
         crowds: number of crowd regions of known classes.
         faults: number of faults in the data whose regions were left out.
@@ -149,6 +175,7 @@ class Report:
     confusions: tuple[Confusion, ...]
     protocols: Mapping[str, Protocol]
     mask_noise: Mapping[str, Accuracies]
+    background: BackgroundResult | None
     unknown_classes: Mapping[str, int]
     crowds: int
     faults: int

@@ -22,7 +22,7 @@ from maskwise.data.problems import Problem
 from maskwise.errors import AnnotationError, InputError
 from maskwise.model.predictor import Predictor
 
-HEADER = {"maskwise": "journal", "format": 2}
+HEADER = {"maskwise": "journal", "format": 3}
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class ImageResult:
         image_hw: height and width, pixels; None if the image cannot be read.
         classes: class indices, the most probable first; None for an annotation that cannot be named.
         scores: their probabilities, rounded.
+        known: probability of being one of the classes at all; None also if the model cannot tell.
         boxes: x, y, width and height of each mask, pixels.
         areas: pixels of each mask.
         problems: why annotations are not named, with `row` as the place in these lists.
@@ -43,6 +44,7 @@ class ImageResult:
     image_hw: tuple[int, int] | None
     classes: list[list[int] | None]
     scores: list[list[float] | None]
+    known: list[float | None]
     boxes: list[tuple[int, int, int, int] | None]
     areas: list[int | None]
     problems: list[Problem]
@@ -62,7 +64,8 @@ class ImageResult:
             result = msgspec.json.decode(line, type=cls)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"not a line of a journal ({error})") from error
-        if len({len(result.classes), len(result.scores), len(result.boxes), len(result.areas)}) > 1:
+        columns = (result.classes, result.scores, result.known, result.boxes, result.areas)
+        if len({len(column) for column in columns}) > 1:
             raise ValueError("not a line of a journal (lists of different lengths)")
         return result
 

@@ -115,11 +115,13 @@ def result_of(image: TaskImage, top_classes: TopClasses) -> ImageResult:
     """
     indices = iter(top_classes.indices.tolist())
     scores = iter(np.round(top_classes.probabilities, SCORE_DIGITS).tolist())
+    known = iter(None if np.isnan(one) else round(one, SCORE_DIGITS) for one in top_classes.known.tolist())
     return ImageResult(
         key=image.task.key,
         image_hw=(image.pixels.shape[0], image.pixels.shape[1]) if image.usable else None,
         classes=[None if mask is None else next(indices) for mask in image.masks],
         scores=[None if mask is None else next(scores) for mask in image.masks],
+        known=[None if mask is None else next(known) for mask in image.masks],
         boxes=[None if mask is None else mask.box_xywh for mask in image.masks],
         areas=[None if mask is None else mask.area for mask in image.masks],
         problems=image.problems,

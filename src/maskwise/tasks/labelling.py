@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
 
 from maskwise.data.atomic_files import check_output, remove_leftovers
 from maskwise.data.coco_file import CocoFile
 from maskwise.data.coco_index import value_of
-from maskwise.data.coco_writer import NamedAnnotations, write_named_coco
+from maskwise.data.coco_writer import NamedAnnotations, NoneMode, write_named_coco
 from maskwise.data.image_paths import find_each_image
 from maskwise.data.problems import OnError, Problem, write_problems
 from maskwise.data.regions import grouped
 from maskwise.data.segment_files import read_segments
 from maskwise.errors import AnnotationError, InputError
-from maskwise.model.prediction import check_top
+from maskwise.model.prediction import Limits, check_top
 from maskwise.model.predictor import Predictor
 from maskwise.progress import Progress
 from maskwise.tasks.journal import ImageResult, Journal, image_key, run_key
@@ -30,13 +31,15 @@ class Labelling:
 
     Attributes:
         annotations: number of annotations in the file.
-        named: how many have a name in the output.
+        named: how many have a name in the output, or are "none of these".
+        none: how many of these are "none of these".
         named_now: how many of these this run named; the others were in the journal.
         problems: why the others have none.
     """
 
     annotations: int
     named: int
+    none: int
     named_now: int
     problems: tuple[Problem, ...]
 
@@ -52,6 +55,7 @@ def label_coco(
     on_error: OnError = "skip",
     allow_outside: bool = False,
     images_of: str | os.PathLike[str] | None = None,
+    none: NoneMode = "category",
 ) -> Labelling:
     """Write a COCO file with every annotation named.
 
@@ -70,6 +74,8 @@ def label_coco(
         on_error: `skip` leaves faulty records unnamed; `stop` raises the first fault.
         allow_outside: whether file names may leave the folder of images.
         images_of: COCO file that names the images of a results list.
+        none: what becomes of annotations that are "none of these" by the predictor's limits: `category` gives them a
+            category of that name, `keep` leaves out their `category_id`, `drop` leaves out the annotations.
 
     Raises:
         AnnotationError: the file is not COCO's as a whole, `OUTPUT.partial` is not a journal, the file changed during
@@ -96,7 +102,7 @@ def label_coco(
     with Journal(output.with_name(output.name + ".partial")) as journal:
         remove_leftovers(output)
         tasks, problems = _tasks(coco, _folder_of(Path(images_dir)), run_key(predictor, top), on_error, allow_outside)
-        results = _Results(coco, min(top, len(predictor.classes)), problems)
+        results = _Results(coco, min(top, len(predictor.classes)), problems, predictor.limits)
         by_key = {task.key: task for task in tasks}
         for result in journal.results():
             if result.key in by_key:
@@ -116,7 +122,7 @@ def label_coco(
             raise
         if coco.file_state() != state:
             raise AnnotationError(f"{coco.path}: changed during the run; repeat the command")
-        write_named_coco(coco, predictor.info.categories, results.named_annotations(), output)
+        write_named_coco(coco, predictor.info.categories, results.named_annotations(), output, none=none)
         write_problems(output.with_name(output.name + ".problems.json"), results.problems)
         journal.delete()
     if results.problems and not results.named:
@@ -124,7 +130,8 @@ def label_coco(
             f"no annotation could be named; {output} and {output.name}.problems.json are written; the first problem:"
             f" {results.problems[0].message}"
         )
-    return Labelling(len(coco.index.start), results.named, results.named - done, tuple(results.problems))
+    none_of_these = int(results.none.sum())
+    return Labelling(len(coco.index.start), results.named, none_of_these, results.named - done, tuple(results.problems))
 
 
 def _folder_of(images: Path) -> Path:
@@ -157,20 +164,27 @@ def _tasks(
 class _Results:
     """The results of a file's annotations in columns: a sixtieth of the memory that objects take."""
 
-    def __init__(self, coco: CocoFile, top: int, problems: list[Problem]) -> None:
+    def __init__(self, coco: CocoFile, top: int, problems: list[Problem], limits: Limits) -> None:
         annotations = len(coco.index.start)
         self.classes = np.full((annotations, top), -1, dtype=np.int32)
         self.scores = np.zeros((annotations, top))
+        self.known = np.full(annotations, np.nan)
         self.boxes = np.zeros((annotations, 4), dtype=np.int32)
         self.areas = np.zeros(annotations, dtype=np.int64)
         self.image_hw = np.zeros((len(coco.index.file_name), 2), dtype=np.int32)
         self.problems = problems
+        self._limits = limits
         self._image = coco.index.image
 
     @property
     def named(self) -> int:
         """Number of annotations that have a name."""
         return int((self.classes[:, 0] >= 0).sum())
+
+    @property
+    def none(self) -> Bool[np.ndarray, " annotations"]:
+        """Which annotations are "none of these"."""
+        return (self.classes[:, 0] >= 0) & self._limits.are_none(self.scores[:, 0], self.known)
 
     def put(self, task: Task, result: ImageResult) -> None:
         rows = task.rows.tolist()
@@ -179,6 +193,7 @@ class _Results:
             box, area = result.boxes[place], result.areas[place]
             if classes is not None and scores is not None and box is not None and area is not None:
                 self.classes[row], self.scores[row] = classes, scores
+                self.known[row] = np.nan if result.known[place] is None else result.known[place]
                 self.boxes[row], self.areas[row] = box, area
         if result.image_hw is not None:
             self.image_hw[self._image[rows[0]]] = result.image_hw
@@ -187,4 +202,4 @@ class _Results:
         ]
 
     def named_annotations(self) -> NamedAnnotations:
-        return NamedAnnotations(self.classes, self.scores, self.boxes, self.areas, self.image_hw)
+        return NamedAnnotations(self.classes, self.scores, self.known, self.none, self.boxes, self.areas, self.image_hw)

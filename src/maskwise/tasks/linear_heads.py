@@ -114,7 +114,9 @@ def fit_head(
     return Head(weight / scale, bias - weight @ centre / scale)
 
 
-def _linear(strength: float, embeddings: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _linear(
+    strength: float, embeddings: np.ndarray, targets: np.ndarray, *, balanced: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
@@ -125,7 +127,7 @@ def _linear(strength: float, embeddings: np.ndarray, targets: np.ndarray) -> tup
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # A head that nearly converged is judged like any other.
         warnings.filterwarnings("ignore", "The number of unique classes is greater")  # One or two regions per class.
-        model.fit(embeddings, targets, sample_weight=class_weights(targets))
+        model.fit(embeddings, targets, sample_weight=class_weights(targets, 0.0 if balanced else CLASS_POWER))
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # For two classes scikit-learn gives one row: the second against the first.
         weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
@@ -143,6 +145,25 @@ def _nearest_mean(strength: float, embeddings: np.ndarray, targets: np.ndarray) 
     # Distances add up over features: divided, so that temperatures are near 1.
     weight = np.linalg.solve(covariance, means.T).T / np.sqrt(features)
     return weight, -(weight * means).sum(axis=1) / 2
+
+
+def fit_known(
+    regions: Float[np.ndarray, "n features"], nothing: Float[np.ndarray, "m features"], strength: float
+) -> tuple[Float[np.ndarray, " features"], float]:
+    """Fit the logit that a region is one of the classes at all: logistic regression, both sides of equal total weight.
+
+    Args:
+        regions: embeddings of regions of the classes, scaled.
+        nothing: embeddings of regions of no class.
+        strength: C, the inverse of the penalty.
+
+    Returns:
+        Weight and bias: logit = embedding @ weight + bias.
+    """
+    weight, bias = _linear(
+        strength, np.concatenate([nothing, regions]), np.repeat([0, 1], [len(nothing), len(regions)]), balanced=True
+    )
+    return weight[1] - weight[0], float(bias[1] - bias[0])
 
 
 def choose_head(
@@ -208,17 +229,18 @@ def _judge(parts: tuple[Part, ...], logits: np.ndarray, targets: np.ndarray) -> 
     )
 
 
-def class_weights(targets: Int[np.ndarray, " regions"]) -> Float[np.ndarray, " regions"]:
-    """Return the weight of each region, 1 on average: a class of n regions has a total weight of n to the power of 0.5.
+def class_weights(targets: Int[np.ndarray, " regions"], power: float = CLASS_POWER) -> Float[np.ndarray, " regions"]:
+    """Return the weight of each region, 1 on average: a class of n regions has a total weight of n to a power.
 
     Args:
         targets: class index of each region.
+        power: 0: all classes weigh the same; 1: all regions.
 
     >>> class_weights(np.array([0, 0, 0, 0, 1])).round(3).tolist()
     [0.833, 0.833, 0.833, 0.833, 1.667]
     """
     counts = np.bincount(targets)
-    weights = counts[targets] ** (CLASS_POWER - 1.0)
+    weights = counts[targets] ** (power - 1.0)
     return weights / weights.mean()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, Real
+from jaxtyping import Float, Float32, Float64, Int, Real
 
 NORMAL_95 = 1.959963984540054
 """Half the width of the central 95 % of a standard normal distribution."""
@@ -181,6 +181,37 @@ def _image_counts(
 def _central_95(values: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)
+
+
+def auroc(positive: Float64[np.ndarray, " n"], negative: Float64[np.ndarray, " m"]) -> float:
+    """Return the area under the ROC curve: the probability that a positive scores higher than a negative, ties half.
+
+    Args:
+        positive: scores of the regions that should score high; at least one.
+        negative: of the others; at least one.
+
+    >>> auroc(np.array([0.9, 0.8, 0.3]), np.array([0.1, 0.3]))
+    0.9166666666666666
+    """
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, side="left")
+    not_above = np.searchsorted(ordered, positive, side="right")
+    return float((below + not_above).mean() / 2 / len(negative))
+
+
+def named_share(positive: Float64[np.ndarray, " n"], negative: Float64[np.ndarray, " m"], *, kept: float) -> float:
+    """Return the share of negatives that pass the highest limit at which a share of the positives passes.
+
+    Args:
+        positive: scores of the regions that should pass; at least one.
+        negative: of the others; at least one.
+        kept: share of the positives, above 0 to 1.
+
+    >>> named_share(np.array([0.9, 0.8, 0.3, 0.2]), np.array([0.1, 0.3, 0.4]), kept=0.75)
+    0.6666666666666666
+    """
+    limit = np.sort(positive)[::-1][int(np.ceil(kept * len(positive))) - 1]
+    return float((negative >= limit).mean())
 
 
 def size_bins(areas: Real[np.ndarray, " regions"], upper_bounds: Sequence[int]) -> Int[np.ndarray, " regions"]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from maskwise.data.atomic_files import check_output, remove_leftovers, whole_file, write_json
+from maskwise.data.atomic_files import check_output, remove_leftovers, whole_file
 from maskwise.data.images import IMAGE_SUFFIXES, Pixels, load_image
-from maskwise.data.problems import OnError, Problem
+from maskwise.data.problems import OnError, Problem, write_problems
 from maskwise.errors import ImageError, InputError
 from maskwise.model.segmenter import Segment, Segmenter
 from maskwise.progress import Progress
@@ -82,7 +82,7 @@ def segment_photos(
     one = not photos.is_dir()
     if prompts and not one:
         raise InputError(f"{photos}: is a folder; points and boxes belong to one photograph")
-    files = [photos] if one else list(_photos_in(photos))
+    files = [photos] if one else list(photos_in(photos))
     if not files:
         raise InputError(f"{photos}: no image in this folder; accepted are {', '.join(IMAGE_SUFFIXES)}")
     check_output(output, inputs=files if one else [])
@@ -106,11 +106,11 @@ def segment_photos(
         if not writer.images:
             raise ImageError(f"none of the {len(files)} images can be read; the first: {problems[0].message}")
         writer.finish()
-    _write_problems(output, problems)
+    write_problems(output.with_name(output.name + ".problems.json"), problems)
     return Segmenting(len(writer.images), writer.segments, tuple(problems))
 
 
-def _photos_in(folder: Path) -> Iterator[Path]:
+def photos_in(folder: Path) -> Iterator[Path]:
     """Yield the image files of a folder and its sub-folders, by name. Links to folders are not followed."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -166,9 +166,3 @@ def record_of(segment: Segment, annotation_id: int, image_id: int) -> dict[str, 
         "predicted_iou": round(segment.score, 4),
         "stability_score": round(segment.stability, 4),
     }
-
-
-def _write_problems(output: Path, problems: list[Problem]) -> None:
-    path = output.with_name(output.name + ".problems.json")
-    if problems or path.exists():
-        write_json(path, {"problems": [problem.to_dict() for problem in problems]})

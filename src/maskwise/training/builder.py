@@ -28,6 +28,7 @@ def build_network(
     probe_size: int = 224,
     teacher_width: int = 0,
     crops: int = 1,
+    known: bool = False,
 ) -> RegionClassifier:
     """Build a network.
 
@@ -38,6 +39,7 @@ def build_network(
         probe_size: side of the square image on which the layout of sites is found, pixels.
         teacher_width: length of the teacher's embeddings; 0: no teacher.
         crops: how many crops of every region the network sees.
+        known: whether it also says how probable it is that a region is one of the classes at all.
 
     Raises:
         SettingsError: there is no such trunk or site, or the branch does not fit the trunk.
@@ -68,6 +70,7 @@ def build_network(
         classes=classes,
         pool=settings.pool,
         crops=crops,
+        known=known,
         dropout=settings.dropout,
         teacher_width=teacher_width,
         mean_rgb=mean,

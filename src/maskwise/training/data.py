@@ -59,12 +59,14 @@ class Split:
         train: regions to train on.
         holdout: regions that are never trained on, for validation and calibration.
         calibrates: for each held-out region, whether it sets the temperature.
+        nothing: regions to train on that are none of the classes; None: the model does not learn to tell.
     """
 
     categories: tuple[Category, ...]
     train: Regions
     holdout: Regions
     calibrates: Bool[np.ndarray, " holdout"]
+    nothing: Regions | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,7 +76,7 @@ class Split:
     def digest(self) -> str:
         """Return a short text that depends on classes and regions, and not on where the folders are."""
         digest = hashlib.sha256(repr(self.names).encode())
-        for part in (self.train, self.holdout):
+        for part in (self.train, self.holdout, *([] if self.nothing is None else [self.nothing])):
             digest.update(repr(part.names).encode())
             digest.update(b"/".join(map(os.path.basename, part.images.tolist())))
             for column in (part.name, part.image, part.reader, part.record):
@@ -117,7 +119,8 @@ def read_source(source: SourceSettings, root: Path, *, images_required: bool = T
     if bool(source.annotations) == bool(source.label_maps):
         raise SettingsError(f"source {source.images}: give either annotations or label_maps with classes_file")
     if source.annotations:
-        regions = regions_from_coco(root / source.annotations, root / source.images, images_required=images_required)
+        annotations = _located(root, source.annotations)
+        regions = regions_from_coco(annotations, root / source.images, images_required=images_required)
     else:
         regions = regions_from_label_maps(
             root / source.label_maps, root / source.images, root / source.classes_file, min_area=source.min_area
@@ -125,6 +128,11 @@ def read_source(source: SourceSettings, root: Path, *, images_required: bool = T
     regions = regions.without(source.ignore).renamed(source.rename)
     large = regions.regions.areas() >= source.min_area if source.min_area > 1 else True
     return regions.only(~regions.regions.crowd & large)
+
+
+def _located(root: Path, path: str) -> Path:
+    """Return a file below the root, or of the working folder if only that one exists: a run may have made it."""
+    return Path(path) if not (root / path).exists() and Path(path).exists() else root / path
 
 
 def read_data(settings: DataSettings) -> Split:
@@ -141,7 +149,7 @@ def read_data(settings: DataSettings) -> Split:
         raise SettingsError(
             "no source has calibrate = true, so nothing would set the temperature; set it for one source"
         )
-    root = data_folder(settings.data_root, settings.sources)
+    root = data_folder(settings.data_root, (*settings.sources, *settings.nothing))
     sets = [read_source(source, root, images_required=False) for source in settings.sources]
     regions = Regions.joined([one.regions for one in sets])
     calibrates = np.repeat([source.calibrate for source in settings.sources], [len(one.regions) for one in sets])
@@ -149,8 +157,23 @@ def read_data(settings: DataSettings) -> Split:
     if held_out.all():
         raise SettingsError("the sources have no region to train on")
     return Split(
-        _merge_categories(sets), regions.only(~held_out), regions.only(held_out), calibrates[held_out].astype(bool)
+        _merge_categories(sets),
+        regions.only(~held_out),
+        regions.only(held_out),
+        calibrates[held_out].astype(bool),
+        _read_nothing(settings, root),
     )
+
+
+def _read_nothing(settings: DataSettings, root: Path) -> Regions | None:
+    """Read the regions of no class, without the images that are held out."""
+    if not settings.nothing:
+        return None
+    regions = Regions.joined([read_source(source, root, images_required=False).regions for source in settings.nothing])
+    held_out = np.array([_held_out(file, settings.holdout) for file in regions.images], dtype=bool)[regions.image]
+    if held_out.all():
+        raise SettingsError("data.nothing has no region to train on")
+    return regions.only(~held_out)
 
 
 def _held_out(file: bytes, fraction: float) -> bool:
@@ -399,10 +422,19 @@ def _random_in_run(bounds: Int64[np.ndarray, " n"], run: int, rng: np.random.Gen
 class UnaugmentedRegions(Dataset[Sample | UnreadableImage]):
     """Regions as prediction sees them, in the given order."""
 
-    def __init__(self, regions: Sequence[LabelledRegion], view: ViewSettings, categories: tuple[Category, ...]) -> None:
+    def __init__(
+        self, regions: Sequence[LabelledRegion], view: ViewSettings, categories: tuple[Category, ...] | None
+    ) -> None:
+        """Name the regions.
+
+        Args:
+            regions: the regions.
+            view: which part of the image the network sees.
+            categories: the classes; None if the regions are of no class.
+        """
         self.regions = regions
         self.view = view
-        self.index = {category.name: i for i, category in enumerate(categories)}
+        self.index = None if categories is None else {category.name: i for i, category in enumerate(categories)}
 
     def __len__(self) -> int:
         return len(self.regions)
@@ -420,4 +452,5 @@ class UnaugmentedRegions(Dataset[Sample | UnreadableImage]):
         except ImageError as error:
             return UnreadableImage(str(region.image_path), str(error))
         (pixels, coverage), *others = (one.view(mask).render(image, mask) for one in self.view.crops)
-        return Sample(pixels, coverage, self.index[region.name], number, wide=others[0] if others else None)
+        target = NO_CLASS if self.index is None else self.index[region.name]
+        return Sample(pixels, coverage, target, number, wide=others[0] if others else None)

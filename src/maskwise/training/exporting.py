@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from maskwise.data.atomic_files import whole_file
 from maskwise.errors import ModelError
-from maskwise.model.model_file import CROP_OF, INPUTS, OUTPUTS, ModelInfo, graph_inputs
+from maskwise.model.model_file import CROP_OF, INPUTS, KNOWN, OUTPUTS, ModelInfo, graph_inputs
 from maskwise.training.batches import Sample
 from maskwise.training.checkpoint import Checkpoint, load_checkpoint
 from maskwise.training.data import Split, UnaugmentedRegions, read_data
-from maskwise.training.holdout import HeldOutOutputs, holdout_temperature, predict_holdout
+from maskwise.training.holdout import HeldOutOutputs, holdout_temperature, predict_holdout, split_known
 from maskwise.training.loop import load_network, probe_size
 from maskwise.training.network import RegionClassifier
 from maskwise.training.settings import Storage, StoredAs
@@ -52,9 +52,10 @@ class _ExportedNetwork(nn.Module):
 
     def forward(
         self, images: Tensor, masks: Tensor, image_of: Tensor, crop_of: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         embeddings = self.network.embed(images, masks, image_of, crop_of)
-        return self.network.classify(embeddings, crop_of), embeddings
+        known = () if self.network.known_head is None else (self.network.tell_known(embeddings, crop_of),)
+        return self.network.classify(embeddings, crop_of), embeddings, *known
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def export_model(checkpoint_path: Path, output: Path, storage: Storage | None = 
             view=checkpoint.settings.view,
             shares=network.shares,
             temperature=stored.temperature,
+            min_known=stored.min_known,
             batch_size=1
             if checkpoint.settings.view.kind == "whole" or _has_batch_ranges(network, stored.storage)
             else 8,
@@ -159,7 +161,7 @@ def _write_graph(network: RegionClassifier, checkpoint: Checkpoint, path: Path) 
             _ExportedNetwork(fold_layer_scales(network)).eval(),
             tuple(example),
             input_names=names,
-            output_names=list(OUTPUTS),
+            output_names=[*OUTPUTS, *([] if network.known_head is None else [KNOWN])],
             opset_version=OPSET,
             dynamic_shapes=tuple(shapes),
             dynamo=True,
@@ -242,24 +244,27 @@ class _StoredGraph:
         path: of the ONNX file.
         storage: how weights are stored.
         temperature: calibrated for this storage.
+        min_known: chosen for this storage; None if the model cannot say "none of these".
         accuracies: held-out accuracies by storage; empty if int8 was not tried.
     """
 
     path: Path
     storage: StoredAs
     temperature: float
+    min_known: float | None
     accuracies: dict[str, float]
 
 
 def _store(network: RegionClassifier, plain: Path, checkpoint: Checkpoint, storage: Storage) -> _StoredGraph:
     """Store the float32 graph; with `auto`, choose between int8 and fp16 by held-out accuracy."""
+    known = checkpoint.record.get("min_known")
     if storage == "fp32":
-        return _StoredGraph(plain, "fp32", checkpoint.temperature, {})
+        return _StoredGraph(plain, "fp32", checkpoint.temperature, known, {})
     fp16 = plain.with_name("fp16.onnx")
     store_as_fp16(plain, fp16)
     if storage == "fp16" or (storage == "auto" and checkpoint.settings.view.kind == "whole"):
         check_against_torch(network, fp16, checkpoint, FP16_TOLERANCE)
-        return _StoredGraph(fp16, "fp16", checkpoint.temperature, {})
+        return _StoredGraph(fp16, "fp16", checkpoint.temperature, known, {})
     split = read_data(checkpoint.settings.data)
     if not split.holdout:
         raise ModelError("int8 needs held-out regions to be calibrated, and this run has none; choose fp16 or fp32")
@@ -268,7 +273,10 @@ def _store(network: RegionClassifier, plain: Path, checkpoint: Checkpoint, stora
         quantise_dynamically(plain, int8)
     else:
         quantise_statically(plain, int8, split, checkpoint)
-    outputs = {path: predict_holdout_with_graph(path, split, checkpoint) for path in (fp16, int8)}
+    outputs, limits = {}, {}
+    for path in (fp16, int8):
+        with_known = predict_holdout_with_graph(path, split, checkpoint)
+        outputs[path], limits[path] = split_known(with_known, len(checkpoint.categories))
     accuracies = {path.stem: round(outputs[path].accuracy, 4) for path in outputs}
     chosen: StoredAs = "fp16"
     if storage == "int8" or accuracies["fp16"] - accuracies["int8"] < MAX_INT8_COST:
@@ -276,7 +284,7 @@ def _store(network: RegionClassifier, plain: Path, checkpoint: Checkpoint, stora
     path = int8 if chosen == "int8" else fp16
     readable = split.with_holdout(outputs[path].numbers.tolist())
     temperature = holdout_temperature(outputs[path], readable, checkpoint.settings.data.class_power)
-    return _StoredGraph(path, chosen, temperature, accuracies)
+    return _StoredGraph(path, chosen, temperature, limits[path], accuracies)
 
 
 def _has_batch_ranges(network: RegionClassifier, storage: StoredAs) -> bool:
@@ -398,7 +406,7 @@ def _kept_in_float(path: Path) -> list[str]:
 def _head_products(graph: onnx.GraphProto) -> Iterator[str]:
     """Yield the last products before the logits: those of the head."""
     makers = {name: node for node in graph.node for name in node.output}
-    wanted = [OUTPUTS[0]]
+    wanted = [OUTPUTS[0], KNOWN]
     while wanted:
         node = makers.pop(wanted.pop(), None)
         if node is not None and node.op_type in ("MatMul", "Gemm"):
@@ -410,6 +418,7 @@ def _head_products(graph: onnx.GraphProto) -> Iterator[str]:
 def predict_holdout_with_graph(path: Path, split: Split, checkpoint: Checkpoint) -> HeldOutOutputs:
     """Return the outputs of a graph on the held-out set."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    wanted = [node.name for node in session.get_outputs() if node.name in ("logits", KNOWN)]
 
     class Graph(nn.Module):
         def forward(
@@ -418,7 +427,8 @@ def predict_holdout_with_graph(path: Path, split: Split, checkpoint: Checkpoint)
             rows = []
             for number, (image, mask) in enumerate(zip(images.numpy(), masks.numpy(), strict=True)):
                 kind = None if crop_of is None else crop_of[number : number + 1].numpy()
-                rows.append(session.run(["logits"], graph_inputs(image[None], mask[None], crop_of=kind))[0])
+                logits, *known = session.run(wanted, graph_inputs(image[None], mask[None], crop_of=kind))
+                rows.append(np.concatenate([logits, *(one[:, None] for one in known)], axis=1))
             return torch.from_numpy(np.concatenate(rows))
 
     return predict_holdout(Graph(), split, checkpoint.settings)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import accelerate
@@ -16,19 +17,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maskwise.errors import ImageError, InputError
-from maskwise.tasks.linear_heads import fit_head
+from maskwise.tasks.linear_heads import fit_head, fit_known
 from maskwise.training.batches import Sample, UnreadableImage, read_batches
 from maskwise.training.checkpoint import write_tensors
 from maskwise.training.data import Split, TrainingRegions, UnaugmentedRegions
 from maskwise.training.network import RegionClassifier
 from maskwise.training.settings import TrainSettings
 
+Samples = torch.utils.data.Dataset[Sample | UnreadableImage]
+EMBEDDINGS = "embeddings"
+"""Beginning of the names of the files of embeddings in a run folder."""
 MIN_STD = 1e-6
 """Embeddings that vary less than this are constant."""
 
 
 def fit_network_head(
-    network: RegionClassifier, split: Split, settings: TrainSettings, accelerator: accelerate.Accelerator, cache: Path
+    network: RegionClassifier, split: Split, settings: TrainSettings, accelerator: accelerate.Accelerator, folder: Path
 ) -> dict[str, float]:
     """Standardise the embeddings of a network over the training regions, and fit its head to them.
 
@@ -37,7 +41,7 @@ def fit_network_head(
         split: has the regions.
         settings: of the run; `schedule.head_c` and `schedule.head_copies` say how.
         accelerator: device and precision.
-        cache: file that keeps the embeddings, so that an interrupted run need not compute them again.
+        folder: run folder; it keeps the embeddings, so that an interrupted run need not compute them again.
 
     Returns:
         For the record: regions, and seconds of each part.
@@ -46,7 +50,7 @@ def fit_network_head(
         InputError: most images cannot be read.
     """
     start = time.monotonic()
-    embeddings, targets = _cached_embeddings(network, split, settings, accelerator, cache)
+    embeddings, targets, nothing = _embed_all(network, split, settings, accelerator, folder)
     embedded = time.monotonic()
     mean, std = embeddings.mean(dim=0), embeddings.std(dim=0, correction=0).clamp(min=MIN_STD)
     standard = ((embeddings - mean) / std).numpy()
@@ -59,42 +63,59 @@ def fit_network_head(
         network.head.bias.fill_(float(head.bias.min()) - 10)  # Classes without a region are never named.
         network.head.weight[present] = torch.from_numpy(head.weight).float()
         network.head.bias[present] = torch.from_numpy(head.bias).float()
+    if network.known_head is not None:
+        weight, bias = fit_known(standard, ((nothing - mean) / std).numpy(), settings.schedule.head_c)
+        with torch.no_grad():
+            network.known_head.weight.copy_(torch.from_numpy(weight)[None])
+            network.known_head.bias.fill_(bias)
     return {
         "head_regions": len(targets),
+        "head_nothing": len(nothing),
         "head_embed_seconds": round(embedded - start),
         "head_fit_seconds": round(time.monotonic() - embedded),
     }
 
 
-def _cached_embeddings(
-    network: RegionClassifier, split: Split, settings: TrainSettings, accelerator: accelerate.Accelerator, cache: Path
-) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"]]:
-    schedule = settings.schedule
-    key = f"{settings.weights} {settings.network} {settings.view} {settings.augment} {schedule.head_copies}"
-    key = hashlib.sha256(f"{key} {schedule.seed} {split.digest()}".encode()).hexdigest()
-    if cache.is_file():
-        try:
-            with safe_open(cache, framework="pt") as file:
-                if (file.metadata() or {}).get("key") == key:
-                    return file.get_tensor("embeddings"), file.get_tensor("targets")
-        except SafetensorError:  # Another program's file, or a damaged one: make it again.
-            pass
-    rows = [_embed(network, samples, settings, accelerator) for samples in _sources(split, settings)]
+def _embed_all(
+    network: RegionClassifier, split: Split, settings: TrainSettings, accelerator: accelerate.Accelerator, folder: Path
+) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"], Float[Tensor, "m d"]]:
+    """Return embeddings and classes of the training regions, and the embeddings of regions of no class."""
+
+    def embed(name: str, samples: Samples, *key: object) -> tuple[Tensor, Tensor]:
+        path = folder / f"{EMBEDDINGS}-{name}.safetensors"
+        text = " ".join(map(repr, (settings.weights, settings.network, settings.view, *key)))
+        return _cached(path, text, lambda: _embed(network, samples, settings, accelerator, name))
+
+    plain, schedule = replace(split, nothing=None).digest(), settings.schedule
+    rows = [embed("plain", UnaugmentedRegions(split.train, settings.view, split.categories), plain)]
+    for copy in range(1, schedule.head_copies + 1):
+        key = (settings.augment, schedule.seed, plain)
+        rows.append(embed(f"copy-{copy}", AugmentedCopies(split, settings, copy), *key))
     embeddings, targets = (torch.cat(parts) for parts in zip(*rows, strict=True))
     if 2 * len(targets) < len(split.train) * len(rows):
         raise InputError(
             f"most images cannot be read: {len(targets)} of {len(split.train) * len(rows)} regions could be embedded;"
             " repair the data, then start again"
         )
-    write_tensors(cache, {"embeddings": embeddings, "targets": targets}, {"key": key})
+    nothing = torch.zeros(0, embeddings.shape[1])
+    if split.nothing is not None:
+        nothing, _ = embed("nothing", UnaugmentedRegions(split.nothing, settings.view, None), split.digest())
+    return embeddings, targets, nothing
+
+
+def _cached(path: Path, key: str, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return embeddings and targets from a file, or make and keep them."""
+    key = hashlib.sha256(key.encode()).hexdigest()
+    if path.is_file():
+        try:
+            with safe_open(path, framework="pt") as file:
+                if (file.metadata() or {}).get("key") == key:
+                    return file.get_tensor("embeddings"), file.get_tensor("targets")
+        except SafetensorError:  # Another program's file, or a damaged one: make it again.
+            pass
+    embeddings, targets = make()
+    write_tensors(path, {"embeddings": embeddings, "targets": targets}, {"key": key})
     return embeddings, targets
-
-
-def _sources(split: Split, settings: TrainSettings) -> Iterator[torch.utils.data.Dataset[Sample | UnreadableImage]]:
-    """Yield the training regions as prediction sees them, then augmented copies of all."""
-    yield UnaugmentedRegions(split.train, settings.view, split.categories)
-    for copy in range(1, settings.schedule.head_copies + 1):
-        yield AugmentedCopies(split, settings, copy)
 
 
 class AugmentedCopies(torch.utils.data.Dataset[Sample | UnreadableImage]):
@@ -117,15 +138,16 @@ class AugmentedCopies(torch.utils.data.Dataset[Sample | UnreadableImage]):
 
 def _embed(
     network: RegionClassifier,
-    samples: torch.utils.data.Dataset[Sample | UnreadableImage],
+    samples: Samples,
     settings: TrainSettings,
     accelerator: accelerate.Accelerator,
+    name: str,
 ) -> tuple[Float[Tensor, "n d"], Int64[Tensor, " n"]]:
     """Return embeddings and class indices of samples; embeddings of several crops stand side by side."""
     batches = read_batches(samples, settings.data.workers, batch_size=settings.schedule.batch_size)
     embeddings, targets = [], []
     network.eval()
-    progress = tqdm(total=len(samples), desc="embed", unit=" regions", mininterval=2)  # type: ignore[arg-type]
+    progress = tqdm(total=len(samples), desc=f"embed {name}", unit=" regions", mininterval=2)  # type: ignore[arg-type]
     with progress, torch.no_grad(), accelerator.autocast():
         for made in batches:
             batch = made.to(accelerator.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import accelerate
 import torch
@@ -18,6 +18,7 @@ from maskwise.tasks.calibration import fit_temperature
 from maskwise.tasks.metrics import micro_accuracy
 from maskwise.training.batches import UnreadableImage, read_batches
 from maskwise.training.data import Split, UnaugmentedRegions
+from maskwise.training.network import RegionClassifier
 from maskwise.training.settings import TrainSettings
 
 
@@ -41,6 +42,39 @@ class HeldOutOutputs:
     def accuracy(self) -> float:
         """Micro accuracy, 0 to 1."""
         return micro_accuracy(self.logits.argmax(dim=1).numpy(), self.targets.numpy())
+
+
+KEPT = 0.97
+"""Share of true objects that the default `min_known` keeps."""
+
+
+class LogitsAndKnown(nn.Module):
+    """A network whose output has a last column: the logit that a region is one of the classes at all."""
+
+    def __init__(self, network: RegionClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, images: Tensor, masks: Tensor, image_of: Tensor | None = None, crop_of: Tensor | None = None
+    ) -> Tensor:
+        """Return logits of the classes, then that column; arguments as in `RegionClassifier.forward`."""
+        embeddings = self.network.embed(images, masks, image_of, crop_of)
+        known = self.network.tell_known(embeddings, crop_of)
+        return torch.cat([self.network.classify(embeddings, crop_of), known[:, None]], dim=1)
+
+
+def split_known(outputs: HeldOutOutputs, classes: int) -> tuple[HeldOutOutputs, float | None]:
+    """Return outputs without the column of `LogitsAndKnown`, and the limit that keeps 97 % of the held-out regions.
+
+    Args:
+        outputs: with the column, or without; then there is no limit.
+        classes: number of classes.
+    """
+    if outputs.logits.shape[1] == classes:
+        return outputs, None
+    known = torch.sigmoid(outputs.logits[:, classes])
+    return replace(outputs, logits=outputs.logits[:, :classes]), round(known.quantile(1 - KEPT).item(), 4)
 
 
 def holdout_temperature(outputs: HeldOutOutputs, split: Split, class_power: float) -> float:

@@ -43,7 +43,13 @@ from maskwise.training.distributed import (
     unused_parameters,
 )
 from maskwise.training.head_regression import fit_network_head
-from maskwise.training.holdout import HeldOutOutputs, holdout_temperature, predict_holdout
+from maskwise.training.holdout import (
+    HeldOutOutputs,
+    LogitsAndKnown,
+    holdout_temperature,
+    predict_holdout,
+    split_known,
+)
 from maskwise.training.monitoring import Throughput, hardest_sheet, holdout_scalars
 from maskwise.training.network import TEACHER_HEAD, RegionClassifier
 from maskwise.training.optimiser import check_frozen, make_optimiser, rate_factor, region_losses, set_training_mode
@@ -54,7 +60,6 @@ from maskwise.training.teacher import distances_to_teacher, teacher_embeddings
 CHECKPOINT = "checkpoint.safetensors"
 FINAL = "final.safetensors"
 TEACHER = "teacher.safetensors"
-EMBEDDINGS = "embeddings.safetensors"
 RECORD = "run.json"
 """Files of a run folder."""
 UNWRITABLE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -84,7 +89,7 @@ def train(settings: TrainSettings, folder: Path) -> Path:
     accelerator = make_accelerator(settings.run.device, bf16=_use_bf16(settings.schedule.precision))
     make_folder(folder)
     if accelerator.is_main_process:
-        for name in (CHECKPOINT, FINAL, TEACHER, EMBEDDINGS):
+        for name in (CHECKPOINT, FINAL, TEACHER):
             remove_leftovers(folder / name)
     with explain_lost_processes(accelerator):
         run = start_run(settings, split, folder, accelerator)
@@ -223,6 +228,7 @@ def start_run(settings: TrainSettings, split: Split, folder: Path, accelerator: 
         probe_size=probe_size(settings),
         teacher_width=0 if teacher is None else teacher.embeddings.shape[1],
         crops=len(settings.view.crops),
+        known=split.nothing is not None,
     ).to(memory_format=torch.channels_last)
     check_frozen(network, settings)
     optimiser = make_optimiser(network, settings.schedule)
@@ -230,7 +236,7 @@ def start_run(settings: TrainSettings, split: Split, folder: Path, accelerator: 
     fitted: dict[str, float] = {}
     if settings.schedule.head_c and not checkpoint:
         with main_process_first(accelerator):  # The others read the embeddings that the main process writes.
-            fitted = fit_network_head(network, split, settings, accelerator, folder / EMBEDDINGS)
+            fitted = fit_network_head(network, split, settings, accelerator, folder)
     optimiser = accelerator.prepare_optimizer(optimiser)
     average = None
     if settings.schedule.average:
@@ -430,7 +436,11 @@ def _predict_holdout(run: Run) -> HeldOutOutputs:
 
     Regions whose images cannot be read are removed from the run's held-out set.
     """
-    outputs = predict_holdout(run.best, run.split, run.settings, run.accelerator)
+    network = run.best if run.best.known_head is None else LogitsAndKnown(run.best)
+    outputs = predict_holdout(network, run.split, run.settings, run.accelerator)
+    outputs, min_known = split_known(outputs, len(run.split.categories))
+    if min_known is not None:
+        run.record["min_known"] = min_known
     run.skipped.report(outputs.skipped)
     run.split = run.split.with_holdout(outputs.numbers.tolist())
     return outputs
@@ -459,6 +469,7 @@ def load_network(checkpoint: Checkpoint) -> RegionClassifier:
         classes=len(checkpoint.categories),
         probe_size=probe_size(checkpoint.settings),
         crops=len(checkpoint.settings.view.crops),
+        known=bool(checkpoint.settings.data.nothing),
     )
     weights = {name: tensor for name, tensor in checkpoint.weights.items() if not name.startswith(TEACHER_HEAD)}
     try:

@@ -141,6 +141,7 @@ class RegionClassifier(nn.Module):
         classes: int,
         pool: Pool = "mean",
         crops: int = 1,
+        known: bool = False,
         dropout: float = 0.0,
         teacher_width: int = 0,
         mean_rgb: Sequence[float],
@@ -156,6 +157,7 @@ class RegionClassifier(nn.Module):
             pool: mean of the last features, mean under the mask, or both concatenated; or `layers`, see
                 `NetworkSettings.pool`.
             crops: how many crops of every region are seen; each has columns of its own in the head.
+            known: whether it also says how probable it is that a region is one of the classes at all.
             dropout: dropout probability before the head, 0 to 1.
             teacher_width: length of the teacher's embeddings, predicted while training; 0: no teacher.
             mean_rgb: subtracted from pixels of 0 to 255.
@@ -171,6 +173,7 @@ class RegionClassifier(nn.Module):
         self.width = features.channels * {"mean": 1, "mask": 1, "both": 2, "layers": POOLED_BLOCKS + 2}[pool]
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.width * crops, classes)
+        self.known_head = nn.Linear(self.width * crops, 1) if known else None
         if pool == "layers":
             self.register_buffer("embedding_mean", torch.zeros(crops, self.width))
             self.register_buffer("embedding_std", torch.ones(crops, self.width))
@@ -233,12 +236,22 @@ class RegionClassifier(nn.Module):
         self, embeddings: Float[Tensor, "n d"], crop_of: Int64[Tensor, " n"] | None = None
     ) -> Float[Tensor, "n classes"]:
         """Return the logits of embeddings; of several crops, each one's share of its region's logits."""
+        return self._of_crops(self.head, embeddings, crop_of)
+
+    def tell_known(
+        self, embeddings: Float[Tensor, "n d"], crop_of: Int64[Tensor, " n"] | None = None
+    ) -> Float[Tensor, " n"]:
+        """Return the logit that a region is one of the classes at all; of several crops, each one's share."""
+        assert self.known_head is not None, "the network was built without it"
+        return self._of_crops(self.known_head, embeddings, crop_of)[:, 0]
+
+    def _of_crops(self, layer: nn.Linear, embeddings: Tensor, crop_of: Tensor | None) -> Tensor:
+        """Apply a layer that has columns of its own for each crop."""
         if crop_of is None:
-            logits: Tensor = self.head(embeddings)
-            return logits
-        weight = self.head.weight.reshape(-1, self.crops, self.width).transpose(0, 1).flatten(0, 1)
-        by_crop = F.linear(embeddings, weight).reshape(-1, self.crops, len(self.head.bias))
-        by_crop = by_crop + self.head.bias / self.crops
+            whole: Tensor = layer(embeddings)
+            return whole
+        weight = layer.weight.reshape(-1, self.crops, self.width).transpose(0, 1).flatten(0, 1)
+        by_crop = F.linear(embeddings, weight).reshape(-1, self.crops, len(layer.bias)) + layer.bias / self.crops
         own = crop_of[:, None] == torch.arange(self.crops, device=crop_of.device)
         return (by_crop * own[..., None].to(by_crop.dtype)).sum(dim=1)
 

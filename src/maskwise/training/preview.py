@@ -98,6 +98,7 @@ def _parameter_line(split: Split, settings: TrainSettings) -> str:
             classes=len(split.categories),
             probe_size=probe_size(settings),
             crops=len(settings.view.crops),
+            known=split.nothing is not None,
         )
     check_frozen(network, settings)
     schedule = settings.schedule

@@ -72,7 +72,7 @@ class SourceSettings:
     images: str
     """Folder of images; absolute, or relative to data_root."""
     annotations: str = ""
-    """COCO instances file (JSON); absolute, or relative to data_root."""
+    """COCO instances file (JSON); absolute, or relative to data_root, or else to the working folder."""
     label_maps: str = ""
     """Folder of label maps (PNG), in place of annotations; absolute, or relative to data_root."""
     classes_file: str = ""
@@ -97,6 +97,9 @@ class DataSettings:
     is `value` if the variable is not set."""
     sources: tuple[SourceSettings, ...] = ()
     """Folders of labelled regions. Classes with the same name become one class."""
+    nothing: tuple[SourceSettings, ...] = ()
+    """Regions that are none of the classes, for example segments of a photograph's background; their own classes do not
+    matter. The model then learns to say "none of these". Needs schedule.head_c."""
     holdout: float = 0.1
     """Fraction of each source's images in the held-out set, 0 to 1. They are never trained on and serve for validation
     and calibration."""
@@ -283,6 +286,8 @@ class TrainSettings:
             )
         if self.schedule.head_c and self.network.pool != "layers":
             raise SettingsError(f"schedule.head_c needs network.pool 'layers', not {self.network.pool!r}")
+        if self.data.nothing and not self.schedule.head_c:
+            raise SettingsError("data.nothing needs schedule.head_c: only the regression learns from it")
         if self.schedule.steps < 0 or self.schedule.head_c < 0 or self.schedule.head_copies < 0:
             raise SettingsError("schedule.steps, head_c and head_copies must be 0 or more")
         if not self.schedule.steps and not self.schedule.head_c:
