@@ -18,7 +18,8 @@ from PIL import Image
 
 from maskwise import Mask, Predictor
 from maskwise.errors import InputError
-from maskwise.model.segmenter import EncodedImage, Segment
+from maskwise.model.segment_network import EncodedImage
+from maskwise.model.segmenter import Segment
 from maskwise.serve.application import make_application
 from maskwise.serve.connections import protocol_with
 from maskwise.serve.server import _Server, listen
@@ -57,7 +58,7 @@ class ColourSegmenter:
 
     def encode(self, image):
         self.encoded += 1
-        result = EncodedImage(image.shape[:2], np.zeros((1, 1, 1), dtype=np.float32))
+        result = EncodedImage(image.shape[:2], {})
         object.__setattr__(result, "pixels", image)
         return result
 

@@ -5,6 +5,7 @@ import pytest
 
 from colour_model import CATEGORIES, colour_model
 from maskwise import Mask, Predictor
+from maskwise.model.segmenter import Segment
 from maskwise.serve.api import WHY
 from serving import BOXES, GREEN_BOX, RED_BOX, ColourSegmenter, client_of, mask_png, png, scene
 
@@ -146,6 +147,31 @@ def test_segment_outlines_everything_or_what_prompts_show(client):
     assert client.post("/v1/segment", files=PHOTO, data={"prompts": "[]"}).json()["segments"] == []
 
 
+def test_the_server_says_what_is_none_of_these(tmp_path):
+    """Known is what is red."""
+    with client_of(colour_model(tmp_path, known=[8, 0, 0, -4])) as client:
+        red, green = client.post("/v1/predict", files=PHOTO, data={"regions": BOXES}).json()["regions"]
+        assert (red["is_none"], green["is_none"]) == (False, True)
+        assert red["known"] > 0.9 > 0.1 > green["known"]
+        things = client.post("/v1/name", files=PHOTO, data={"segmentation": "true"}).json()
+        assert things["outlines"] == 2
+        (only,) = things["things"]
+        assert (only["bbox"], only["names"][0]["name"], only["predicted_iou"]) == (list(RED_BOX), "person", 0.9)
+        assert only["segmentation"] == Mask.from_box(RED_BOX, (60, 80)).to_rle()
+
+
+def test_parts_of_a_thing_are_no_things(model):
+    class Parts(ColourSegmenter):
+        def segment(self, image, *, points_per_side=24):
+            inner = Segment(Mask.from_box((12, 12, 8, 8), (60, 80)), 0.7, 0.8)
+            return [*super().segment(image), inner]
+
+    with client_of(model, segmenter=Parts()) as client:
+        things = client.post("/v1/name", files=PHOTO).json()
+        assert (things["outlines"], len(things["things"])) == (3, 2)
+        assert {tuple(thing["bbox"]) for thing in things["things"]} == {RED_BOX, GREEN_BOX}
+
+
 def test_models_are_listed(client):
     (only,) = client.get("/v1/models").json()["models"]
     assert only["name"] == "colour"
@@ -212,6 +238,12 @@ def test_one_photograph_is_needed_and_only_one(client):
         )
 
 
+def test_misspelt_fields_are_refused(client):
+    detail = refusal(client.post("/v1/predict", files=PHOTO, data={"region": BOXES}), 422)
+    assert "field 'region'" in detail
+    assert "regions, segmentation, segments, top" in detail
+
+
 def test_too_large_is_refused(model):
     with client_of(model, max_masks=2, max_megapixels=0.01, max_upload_mb=0.1, memory_mb=1) as client:
         three = json.dumps([{"box": RED_BOX}] * 3)
@@ -243,7 +275,7 @@ def test_large_masks_are_counted_together(model):
 
 def test_every_refusal_is_documented(client):
     document = client.get("/openapi.json").json()
-    for path in ("/v1/predict", "/v1/embed", "/v1/segment"):
+    for path in ("/v1/predict", "/v1/embed", "/v1/name", "/v1/segment"):
         assert set(document["paths"][path]["post"]["responses"]) == {"200", *map(str, WHY)}
 
 

@@ -22,6 +22,7 @@ ROUTES = [
     "POST /v1/images",
     "POST /v1/predict",
     "POST /v1/embed",
+    "POST /v1/name",
     "POST /v1/segment",
 ]
 CONTENTS = [png(scene()), mask_png((1, 2, 30, 40)), b"", b"\x89PNG\r\n\x1a\n", b"[]", b'{"images": []}']
@@ -61,6 +62,7 @@ def test_no_request_finds_a_fault(document, route, mode):
         ("/v1/predict", {"masks": [FILES[1]], "regions": json.loads(BOXES), "segmentation": True, "top": 2}),
         ("/v1/predict", {"regions": [{"prompt": {"points": [[15, 15]], "labels": [1]}, "id": "a"}]}),
         ("/v1/embed", {"regions": json.loads(BOXES)}),
+        ("/v1/name", {"segmentation": True}),
         ("/v1/segment", {}),
         ("/v1/segment", {"prompts": [{"box": [10, 10, 20, 20]}]}),
     ],

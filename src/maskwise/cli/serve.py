@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from maskwise.cli.options import DeviceFlag, Mode, ModelFile, Threads
+from maskwise.cli.options import DeviceFlag, MinKnown, MinProbability, Mode, ModelFile, Threads
 from maskwise.extras import needs_extra
 from maskwise.serve.settings import Limits, access_for, is_loopback
 
@@ -41,7 +41,9 @@ class Command:
     """Further names by which clients may call this server, as behind a reverse proxy."""
     allow_origin: tuple[str, ...] = ()
     """Other web sites whose pages may use the API, like https://example.org."""
-    mode: Mode = "auto"
+    min_known: MinKnown = None
+    min_probability: MinProbability = 0.0
+    mode: Mode = "exact"
     model: ModelFile = None
     device: DeviceFlag = "cpu"
     threads: Threads = None
@@ -62,7 +64,14 @@ class Command:
         listener = listen(self.host, self.port)
         address = address_of(self.host, listener.getsockname()[1], token)
         print("opening the model ...", file=sys.stderr)
-        predictor = Predictor(self.model, mode=self.mode, device=self.device, threads=self.threads)
+        predictor = Predictor(
+            self.model,
+            mode=self.mode,
+            device=self.device,
+            threads=self.threads,
+            min_known=self.min_known,
+            min_probability=self.min_probability,
+        )
         app = make_application(predictor, Segmenter(threads=self.threads), access=access, limits=self.limits)
         open_browser = self.browser and is_loopback(self.host)
         serve(app, listener, address, idle_s=self.limits.idle_s, open_browser=open_browser)

@@ -10,6 +10,9 @@ from pydantic import BeforeValidator, Json
 
 from maskwise import __version__
 from maskwise.data.masks import Mask
+from maskwise.errors import InputError
+from maskwise.model.prediction import Prediction
+from maskwise.serve.openapi import form_fields
 from maskwise.serve.reading import GivenRegion
 from maskwise.serve.schemas import (
     EmbeddedRegion,
@@ -19,7 +22,6 @@ from maskwise.serve.schemas import (
     KnownClass,
     Model,
     Models,
-    Name,
     NamedRegion,
     Outline,
     Predictions,
@@ -29,8 +31,10 @@ from maskwise.serve.schemas import (
     Rle,
     Segment,
     Segments,
+    Things,
 )
-from maskwise.serve.services import Question, Services
+from maskwise.serve.services import ONE_PHOTO, Question, Services
+from maskwise.tasks.naming import Thing, without_nested
 
 WHY = {
     400: "The request is no form that can be read.",
@@ -54,7 +58,23 @@ ImageId = Annotated[
     ),
 ]
 
-router = APIRouter()
+
+async def known_fields(request: Request) -> None:
+    """Refuse forms with fields that the route does not have: they are misspelt.
+
+    Raises:
+        InputError: there is such a field, or two photographs.
+    """
+    if request.method != "POST":
+        return
+    given, known = set(await request.form()), form_fields(request.app, request.scope["route"].path)
+    if unknown := sorted(given - known):
+        raise InputError(f"the form has a field {unknown[0][:50]!r}; accepted are {', '.join(sorted(known))}")
+    if {"image", "image_id"} <= given:
+        raise InputError(ONE_PHOTO)
+
+
+router = APIRouter(dependencies=[Depends(known_fields)])
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -119,10 +139,28 @@ def in_order(pairs: Sequence[tuple[GivenRegion, Mask]], *, segmentation: bool) -
     return outlines
 
 
+def named_regions(
+    pairs: Sequence[tuple[GivenRegion, Mask]], predictions: Sequence[Prediction], *, segmentation: bool
+) -> list[NamedRegion]:
+    """Return what the answer says of each region."""
+    regions = []
+    outlines = in_order(pairs, segmentation=segmentation)
+    for (region, _), outline, prediction in zip(pairs, outlines, predictions, strict=True):
+        record: dict[str, Any] = {**outline, **prediction.to_dict()}
+        regions.append(NamedRegion(**record, given=region.given))
+    return regions
+
+
 Asked = Annotated[Question, Depends(question)]
 Shared = Annotated[Services, Depends(services_of)]
 Flag = Annotated[bool, BeforeValidator(flag)]
 Outlines = Annotated[Flag, Form(description="Whether the answer has each region's run lengths.")]
+
+Top = Annotated[int, Form(ge=1, le=1000, description="Number of names for each region.")]
+Points = Annotated[
+    int,
+    Form(ge=1, le=64, description="Where everything is outlined: points of the grid in each direction."),
+]
 
 
 @router.get("/healthz", tags=["server"], responses=refusals(403, 503))
@@ -176,20 +214,14 @@ async def predict(
     request: Request,
     services: Shared,
     asked: Asked,
-    top: Annotated[int, Form(ge=1, le=1000, description="Number of names for each region.")] = 5,
+    top: Top = 5,
     segmentation: Outlines = False,
 ) -> Predictions:
     """Name regions of a photograph: mask pictures first, then `regions`, then `segments`."""
     async with services.regions(asked) as (image, given):
         pairs = await services.outlined(request, image, given)
         outputs = await services.named(request, image, [mask for _, mask in pairs])
-    regions = []
-    predictions = outputs.predictions(top)
-    for (region, _), outline, prediction in zip(
-        pairs, in_order(pairs, segmentation=segmentation), predictions, strict=True
-    ):
-        names = [Name(**name) for name in prediction.to_dict()["names"]]
-        regions.append(NamedRegion(**outline, names=names, given=region.given))
+    regions = named_regions(pairs, outputs.predictions(top), segmentation=segmentation)
     height, width = image.pixels.shape[:2]
     model, shared = services.predictor.info.name, outputs.shared
     return Predictions(width=width, height=height, model=model, shared_crops=shared, regions=regions)
@@ -208,6 +240,32 @@ async def embed(request: Request, services: Shared, asked: Asked, segmentation: 
     return Embeddings(width=width, height=height, model=services.predictor.info.name, regions=regions)
 
 
+@router.post("/v1/name", tags=["API"], responses=ASKING, response_model_exclude_none=True)
+async def name(
+    *,
+    request: Request,
+    services: Shared,
+    photo_asked: Annotated[Question, Depends(photo_question)],
+    top: Top = 5,
+    points_per_side: Points = 24,
+    segmentation: Outlines = False,
+) -> Things:
+    """Find and name the things in a photograph, as `maskwise name` does."""
+    async with services.photo(photo_asked, masks=services.limits.max_masks) as photo:
+        found = await services.everything(request, photo, points_per_side)
+        outputs = await services.named(request, photo, [one.mask for one in found])
+    pairs = zip(found, outputs.predictions(top), strict=True)
+    things = without_nested([Thing(segment, one) for segment, one in pairs if not one.is_none])
+    things.sort(key=lambda thing: -thing.score)
+    outlines = [
+        (GivenRegion(str(number), predicted_iou=thing.segment.score), thing.segment.mask)
+        for number, thing in enumerate(things, start=1)
+    ]
+    regions = named_regions(outlines, [thing.prediction for thing in things], segmentation=segmentation)
+    height, width = photo.pixels.shape[:2]
+    return Things(width=width, height=height, model=services.predictor.info.name, outlines=len(found), things=regions)
+
+
 @router.post("/v1/segment", tags=["API"], responses=ASKING)
 async def segment(
     request: Request,
@@ -216,12 +274,11 @@ async def segment(
     prompts: Annotated[
         Json[Prompts] | None, Form(description="JSON list of prompts, a thing each; default: everything.")
     ] = None,
-    points_per_side: Annotated[
-        int, Form(ge=1, le=64, description="Without prompts: points of the grid in each direction.")
-    ] = 24,
+    points_per_side: Points = 24,
 ) -> Segments:
     """Outline things in a photograph, without naming them."""
-    async with services.photo(photo_asked) as photo:
+    masks = services.limits.max_masks if prompts is None else len(prompts.root)
+    async with services.photo(photo_asked, masks=masks) as photo:
         if prompts is None:
             found = await services.everything(request, photo, points_per_side)
         else:

@@ -32,13 +32,25 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
+def form_fields(app: FastAPI, path: str) -> set[str]:
+    """Return the names of the fields that the form of a route may have.
+
+    Args:
+        app: the application.
+        path: of the route.
+    """
+    document = openapi_document(app)
+    reference = document["paths"][path]["post"]["requestBody"]["content"][FORM]["schema"]["$ref"]
+    return set(document["components"]["schemas"][reference.rpartition("/")[2]]["properties"])
+
+
 def _mend_form(content: dict[str, Any], schemas: dict[str, Any]) -> None:
     """Mend the form of one operation, in place; every route reads multipart forms only."""
     form = content.get(FORM)
     if form is None:
         return
     schema = schemas[form["schema"]["$ref"].rpartition("/")[2]]
-    schema["additionalProperties"] = True
+    schema["additionalProperties"] = False
     encoding = {}
     for name, field in schema["properties"].items():
         kind = _without_null(field)

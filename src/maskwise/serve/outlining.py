@@ -13,7 +13,8 @@ from functools import partial
 from typing import Protocol, TypeVar, runtime_checkable
 
 from maskwise.data.images import Pixels
-from maskwise.model.segmenter import EncodedImage, Segment
+from maskwise.model.segment_network import EncodedImage
+from maskwise.model.segmenter import Segment
 from maskwise.serve.batching import BusyError
 from maskwise.serve.schemas import Prompt
 

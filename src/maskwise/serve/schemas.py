@@ -165,8 +165,10 @@ class NamedRegion(Outline):
     """A region and its names, the most probable first."""
 
     names: list[Name]
+    is_none: Annotated[bool, Field(description='whether the region counts as "none of these" classes')]
     known: Annotated[
-        float | None, Field(description="probability that the region is of any of the model's classes, if it says so")
+        float | None,
+        Field(description="probability of being one of the classes at all, if the model can tell"),
     ] = None
     given: Annotated[str | None, Field(description="the name that the file of segments gives to the region")] = None
 
@@ -182,6 +184,14 @@ class Predictions(_Answer):
     model: str
     shared_crops: Annotated[bool, Field(description="whether regions shared crops (mode auto or shared)")]
     regions: list[NamedRegion]
+
+
+class Things(_Answer):
+    """What `/v1/name` finds, the surest first."""
+
+    model: str
+    outlines: Annotated[int, Field(description="number of outlines that were named")]
+    things: list[NamedRegion]
 
 
 class EmbeddedRegion(Outline):

@@ -38,6 +38,8 @@ from maskwise.serve.settings import Limits
 
 Result = TypeVar("Result")
 
+ONE_PHOTO = "give the photograph either as the file `image` or as `image_id`"
+
 
 class ForgottenImageError(InputError):
     """A photograph is no longer kept, or never was."""
@@ -84,13 +86,17 @@ class Services:
         self.outliner.close()
 
     @asynccontextmanager
-    async def photo(self, question: Question) -> AsyncIterator[KeptImage]:
+    async def photo(self, question: Question, *, masks: int = 0) -> AsyncIterator[KeptImage]:
         """Give a request's photograph, sent along or kept; memory for it is held during the block.
+
+        Args:
+            question: the request.
+            masks: number of masks to hold memory for.
 
         Raises:
             InputError: no photograph, one that cannot be read, is too large or was forgotten.
         """
-        async with self._opened(question) as (image, _):
+        async with self._opened(question, masks) as (image, _):
             yield image
 
     @asynccontextmanager
@@ -100,11 +106,14 @@ class Services:
         Raises:
             InputError: something cannot be read, is too large or too much.
         """
-        async with self._opened(question) as (image, read):
+        masks = len(question.masks) + len(question.regions)
+        async with self._opened(question, self.limits.max_masks if question.segments else masks) as (image, read):
             yield image, await run_in_threadpool(read)
 
     @asynccontextmanager
-    async def _opened(self, question: Question) -> AsyncIterator[tuple[KeptImage, Callable[[], list[GivenRegion]]]]:
+    async def _opened(
+        self, question: Question, masks: int
+    ) -> AsyncIterator[tuple[KeptImage, Callable[[], list[GivenRegion]]]]:
         with tempfile.TemporaryDirectory(prefix="maskwise-", ignore_cleanup_errors=True) as name:
             folder, kept = Path(name), self._kept(question)
             with without_folder(folder):
@@ -114,19 +123,15 @@ class Services:
                     assert question.image is not None, "see `_kept`"
                     photo = await run_in_threadpool(save, question.image, folder, "photo")
                     image_hw = await run_in_threadpool(photo_hw, photo, self.limits)
-                async with self.budget.share(self._memory_needed(question, image_hw)):
+                json_bytes = question.segments.size or 0 if question.segments else 0
+                async with self.budget.share(memory_needed(image_hw, masks, json_bytes, self.limits)):
                     if kept is None:
                         kept = KeptImage("", photo.name, await run_in_threadpool(read_photo, photo))
                     yield kept, partial(self._read_regions, question, folder, photo, image_hw)
 
-    def _memory_needed(self, question: Question, image_hw: tuple[int, int]) -> int:
-        segments = question.segments
-        count = self.limits.max_masks if segments else len(question.masks) + len(question.regions)
-        return memory_needed(image_hw, count, (segments.size or 0) if segments else 0, self.limits)
-
     def _kept(self, question: Question) -> KeptImage | None:
         if (question.image is None) == (question.image_id is None):
-            raise InputError("give the photograph either as the file `image` or as `image_id`")
+            raise InputError(ONE_PHOTO)
         if question.image_id is None:
             return None
         kept = self.store.get(question.image_id)

@@ -3,13 +3,11 @@
 import { saveCoco, saveCsv, savePicture } from "./files.js";
 import { ThingList } from "./list.js";
 import { combined, covers, maskOfRle, maskOfStroke, overlapOf, rleOfMask } from "./masks.js";
-import { distinct, isSure, nameOf, percent, probabilityOf, regionOf, Regions } from "./regions.js";
+import { isSure, nameOf, percent, probabilityOf, regionOf, Regions } from "./regions.js";
 import { fetchModels, onTokenNeeded, Photo, setToken, takeToken, Trouble } from "./server.js";
 import { Stage } from "./stage.js";
 
 const SAME = 0.85; // Two outlines that overlap by more are of one thing.
-const STEADY = 0.85; // Outlines that are less stable are mostly of nothing.
-const TOGETHER = 16; // Regions that are named in one request of many.
 
 const $ = (id) => document.getElementById(id);
 const chosen = (name) => document.querySelector(`input[name="${name}"]:checked`).value;
@@ -124,24 +122,14 @@ const maskOf = (answer) => maskOfRle(answer.segmentation, answer.bbox);
 
 async function everything() {
   const { token } = page;
-  progress(0, "Looking for things ...");
-  const found = (await page.photo.remote.everything()).segments;
+  progress(null, "Looking for things and naming them ...");
+  const { things, outlines } = await page.photo.remote.everything();
   if (token !== page.token) return;
-  const fresh = found.filter((segment) => {
-    const mask = maskOf(segment);
-    return segment.stability_score >= STEADY && !regions.list.some((region) => overlapOf(region.mask, mask) > SAME);
-  });
-  const made = [];
-  for (let start = 0; start < fresh.length; start += TOGETHER) {
-    progress(start / fresh.length, `Naming ${fresh.length} outlines ...`);
-    const part = fresh.slice(start, start + TOGETHER).map(({ segmentation }) => ({ rle: segmentation }));
-    const answer = await page.photo.remote.name({ regions: part });
-    if (token !== page.token) return;
-    made.push(...answer.regions.map((one) => regionOf(one, { mask: maskOf(one), prompt: null })));
-  }
-  const things = distinct(made.filter((region) => isSure(region, threshold())), regions.list);
-  if (things.length) regions.set([...regions.list, ...things], null);
-  say(things.length ? `${things.length} things named, of ${made.length} outlines.` : "Nothing new that has a name of this model.");
+  const found = things.map((one) => regionOf(one, { mask: maskOf(one), prompt: null }));
+  const fresh = found.filter((region) => !regions.list.some((other) => overlapOf(other.mask, region.mask) > SAME));
+  if (fresh.length) regions.set([...regions.list, ...fresh], null);
+  const sure = fresh.filter((region) => isSure(region, threshold())).length;
+  say(fresh.length ? `${fresh.length} things found in ${outlines} outlines, ${sure} named.` : "Nothing new that this model knows.");
 }
 
 async function addMasks(files) {

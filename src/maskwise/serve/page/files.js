@@ -28,6 +28,7 @@ export function cocoOf(photo, regions, classes) {
       area: region.area, iscrowd: 0, top_category_ids: region.names.map((one) => one.category_id),
       top_scores: region.names.map((one) => one.probability) };
     if (region.renamed === null) annotation.score = probabilityOf(region);
+    if (region.known !== null) annotation.known = region.known;
     return annotation;
   });
   const image = { id: 1, file_name: photo.name, width: photo.width, height: photo.height };

@@ -1,7 +1,7 @@
 // The list of things beside the photograph: names with bars, runners-up, rename, take out.
 
 import { classColour, css, inkOn } from "./colours.js";
-import { isSure, nameOf, percent, probabilityOf } from "./regions.js";
+import { isSure, nameOf, NONE, percent, probabilityOf } from "./regions.js";
 
 const WORTH = 0.005; // Less probable names are not shown.
 
@@ -79,7 +79,7 @@ export class ThingList {
     button.setAttribute("aria-pressed", String(active));
     const probability = probabilityOf(region);
     button.append(element("span", "name", nameOf(region)));
-    button.append(element("span", "share", probability === null ? "yours" : sure ? percent(probability) : `unsure, ${percent(probability)}`));
+    button.append(element("span", "share", shareText(region, probability, sure)));
     if (probability !== null) button.append(bar(probability, colour));
     button.addEventListener("click", () => this.acts.select(active ? null : region.id));
     button.addEventListener("dblclick", () => this.edit(region.id));
@@ -100,7 +100,7 @@ export class ThingList {
     const list = element("ul", "runners");
     list.setAttribute("aria-label", "Other names");
     for (const { name, probability } of region.names) {
-      if ((name === nameOf(region) && region.renamed === null) || probability < WORTH) continue;
+      if (name === nameOf(region) || probability < WORTH) continue;
       const item = element("li"), button = element("button", "runner");
       button.type = "button";
       button.dataset.role = `runner-${name}`;
@@ -111,9 +111,9 @@ export class ThingList {
       list.append(item);
     }
     if (list.children.length) details.append(list);
-    if (region.known !== null) {
+    if (region.known !== null && nameOf(region) !== NONE) {
       const none = element("p", "none");
-      none.append(element("span", "name", "none of these"), element("span", "share", percent(1 - region.known)), bar(1 - region.known, [128, 128, 128]));
+      none.append(element("span", "name", NONE), element("span", "share", percent(1 - region.known)), bar(1 - region.known, [128, 128, 128]));
       details.append(none);
     }
     const [x, y, w, h] = region.box;
@@ -157,6 +157,11 @@ export class ThingList {
     input?.focus();
     input?.select();
   }
+}
+
+function shareText(region, probability, sure) {
+  if (probability === null) return "yours";
+  return sure || region.isNone ? percent(probability) : `unsure, ${percent(probability)}`;
 }
 
 function bar(share, colour) {

@@ -77,11 +77,6 @@ export function overlapOf(one, other) {
   return shared ? shared / (areaOf(one) + areaOf(other) - shared) : 0;
 }
 
-/** Return how much of one mask lies in another, 0 to 1. */
-export function insideOf(one, other) {
-  return sharedArea(one, other) / areaOf(one);
-}
-
 function sharedArea(one, other) {
   const x0 = Math.max(one.x, other.x), x1 = Math.min(one.x + one.w, other.x + other.w);
   const y0 = Math.max(one.y, other.y), y1 = Math.min(one.y + one.h, other.y + other.h);

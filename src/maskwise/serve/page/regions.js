@@ -1,8 +1,6 @@
 // The things in the photograph, and how to undo. A region never changes: a changed one is a new object, so that a step
 // back is the list as it was.
 
-import { insideOf, overlapOf } from "./masks.js";
-
 let nextId = 1;
 
 /**
@@ -11,43 +9,25 @@ let nextId = 1;
  * @param more   {mask, prompt, source}; `prompt` is what the segmenter was shown
  */
 export function regionOf(named, more) {
-  const top = named.names[0];
-  const given = named.given && named.given !== top.name ? named.given : null;
-  return { id: nextId++, names: named.names, known: named.known ?? null, rle: named.segmentation, box: named.bbox,
-    area: named.area, renamed: given, ...more };
+  const region = { id: nextId++, names: named.names, isNone: named.is_none, known: named.known ?? null, rle: named.segmentation,
+    box: named.bbox, area: named.area, renamed: null, ...more };
+  return { ...region, renamed: named.given && named.given !== nameOf(region) ? named.given : null };
 }
 
-export const nameOf = (region) => region.renamed ?? region.names[0].name;
-export const probabilityOf = (region) => (region.renamed === null ? region.names[0].probability : null);
+export const NONE = "none of these";
+export const nameOf = (region) => region.renamed ?? (region.isNone ? NONE : region.names[0].name);
+
+/** Return how probable the name is, 0 to 1; null for a name that a person gave. */
+export function probabilityOf(region) {
+  if (region.renamed !== null) return null;
+  return region.isNone ? 1 - (region.known ?? region.names[0].probability) : region.names[0].probability;
+}
 
 /** Return whether a region's name is sure enough to be shown. */
 export function isSure(region, threshold) {
   if (region.renamed !== null) return true;
-  return region.names[0].probability >= threshold && (region.known === null || region.known >= 0.5);
+  return !region.isNone && region.names[0].probability >= threshold;
 }
-
-const MERGED = 0.8; // A thing that lies in another of its name by more is a part of it.
-const RIVAL = 0.5; // Of two things that overlap by more the surer one stays.
-
-/**
- * Leave out things that are said better by others: parts of a thing of the same name, and less sure rivals.
- * @param regions  found things
- * @param present  things that stay whatever is found
- */
-export function distinct(regions, present) {
-  const kept = [...present];
-  const surest = [...regions].sort((one, other) => strength(other) - strength(one));
-  for (const region of surest) {
-    const beaten = kept.some((other) =>
-      overlapOf(region.mask, other.mask) > RIVAL ||
-      (nameOf(region) === nameOf(other) && Math.max(insideOf(region.mask, other.mask), insideOf(other.mask, region.mask)) > MERGED));
-    if (!beaten) kept.push(region);
-  }
-  return regions.filter((region) => kept.includes(region));
-}
-
-/** Of things about as sure the larger one is the whole. */
-const strength = (region) => region.names[0].probability * region.area ** 0.15;
 
 export const percent = (share) => `${Math.round(100 * share)} %`;
 
@@ -96,7 +76,7 @@ export class Regions {
 
   rename(id, name) {
     const region = this.list.find((one) => one.id === id);
-    const renamed = name && name !== region.names[0].name ? name : null;
+    const renamed = name && name !== nameOf({ ...region, renamed: null }) ? name : null;
     if (renamed !== region.renamed) this.replace(id, { ...region, renamed });
   }
 

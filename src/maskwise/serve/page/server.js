@@ -93,8 +93,8 @@ export class Photo {
     return this.ask("/v1/predict", { top: 5, segmentation: true, ...fields });
   }
 
-  /** Outline everything. */
+  /** Find and name the things. */
   everything() {
-    return this.ask("/v1/segment", { points_per_side: 16 });
+    return this.ask("/v1/name", { top: 5, segmentation: true });
   }
 }
