@@ -1,5 +1,9 @@
 """How annotations are checked while tests run: an int is welcome where a float is asked for, as PEP 484 has it."""
 
-from beartype import BeartypeConf, beartype
+import fastapi
+import starlette.datastructures
+from beartype import BeartypeConf, FrozenDict, beartype
 
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+# FastAPI documents its own subclass and hands over Starlette's.
+overrides = FrozenDict({fastapi.UploadFile: starlette.datastructures.UploadFile})
+check = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=overrides))

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from maskwise.errors import MissingExtraError
 
-Extra = Literal["fit", "report", "ray", "supervision", "train"]
+Extra = Literal["fit", "report", "ray", "serve", "supervision", "train"]
 
 
 @contextmanager

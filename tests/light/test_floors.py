@@ -25,6 +25,7 @@ FLOORS = [
     "tasks",
     "reports",
     "training",
+    "serve",
     "cli",
     "__main__",
 ]

@@ -14,6 +14,8 @@ COMMANDS = {
     "label": "name every annotation of a COCO file",
     "segment": "outline the things in photographs",
     "name": "find and name the things in photographs",
+    "serve": "open a page to click on things and read their names, and an HTTP API",
+    "demo": "open that page on the example photographs",
     "check": "list every fault of annotations, segments or label maps",
     "evaluate": "evaluate a model on labelled regions",
     "fit": "fit a model of your own classes to a few labelled regions",
