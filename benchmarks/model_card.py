@@ -123,7 +123,8 @@ def card(
         held_out=record["regions_holdout"],
         headline=table(header, [_headline("COCO val2017", coco), _headline("VOC 2012 val", voc)]),
         by_size=_by_size(coco["by_size"]["coco"]),
-        mask_noise=", ".join(f"{kind} {percent(row['micro'])}" for kind, row in coco["mask_noise"].items()),
+        mask_noise=", ".join(f"{kind} {percent(row['micro'])}" for kind, row in coco["mask_noise"].items())
+        or "not measured",
         coco_images=coco["images"],
         voc_images=voc["images"],
         voc_classes=len(voc["per_class"]),
