@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from colour_model import colour_model
 from maskwise import Predictor
@@ -268,3 +269,27 @@ def test_values_of_other_tools_are_copied_byte_for_byte(segments, model, tmp_pat
     segments.write_text(text)
     run(segments, model, tmp_path / "out.json")
     assert '"big": 1e999, "long": 123456789012345678901234567890' in (tmp_path / "out.json").read_text()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_copies_of_an_image_are_all_named(model, tmp_path, monkeypatch, interrupted):
+    """Two files of the same bytes with the same outlines, and one of them once more under another id."""
+    images, annotations = [], []
+    for number, name in enumerate(("a.png", "b.png", "a.png")):
+        Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / name)
+        images.append({"id": number, "file_name": name})
+        for box in ([5, 5, 20, 20], [500, 500, 3, 3]):  # The second one is faulty.
+            annotations.append({"id": len(annotations), "image_id": number, "bbox": box})
+    segments = tmp_path / "s.json"
+    segments.write_text(json.dumps({"images": images, "annotations": annotations}))
+    if interrupted:
+        with monkeypatch.context() as patch:
+            patch.setattr("maskwise.tasks.labelling.write_named_coco", None)
+            with pytest.raises(TypeError):
+                label_coco(segments, tmp_path, tmp_path / "o.json", Predictor(model))
+    done = label_coco(segments, tmp_path, tmp_path / "o.json", Predictor(model))
+    assert (done.named, done.named_now) == (3, 0 if interrupted else 3)
+    content = json.loads((tmp_path / "o.json").read_text())
+    assert ["category_id" in annotation for annotation in content["annotations"]] == [True, False] * 3
+    problems = json.loads((tmp_path / "o.json.problems.json").read_text())["problems"]
+    assert [(problem["image_id"], problem["annotation_id"]) for problem in problems] == [(0, 1), (1, 3), (2, 5)]

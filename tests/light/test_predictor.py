@@ -91,9 +91,9 @@ def test_shared_mode_bounds_the_number_of_views(sharing_model):
     assert counts["shared"] <= MAX_SHARED_CROPS < counts["auto"] < 60
 
 
-def test_a_model_whose_masks_act_inside_the_trunk_has_a_view_for_each(model, image, masks):
+def test_a_model_whose_masks_act_inside_the_trunk_has_a_view_for_each(predictor, image, masks):
     for mode in MODES:
-        assert Predictor(model, mode=mode).run(image, masks).crops == len(masks)
+        assert Predictor(predictor.model_path, mode=mode).run(image, masks).crops == len(masks)
 
 
 def test_no_answer_depends_on_the_other_masks_unless_asked(sharing_model, image):

@@ -32,6 +32,8 @@ class Command:
     results list (records with image_id and segmentation or bbox), or a folder of such files."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])]
     """COCO file to write."""
+    overlay: Path | None = None
+    """Also draw every image with its named regions into this folder."""
     top: int = 5
     """Number of classes per annotation."""
     engine: Literal["local", "ray"] = "local"
@@ -81,6 +83,12 @@ class Command:
         print(f"{self.output}: {done.annotations} annotations, {done.named_now} named in this run")
         if done.none:
             print(f"{done.none} annotations are none of these")
+        if self.overlay is not None:
+            from maskwise.reports.overlay_folder import write_overlays
+
+            folder = self.images.parent if self.images.is_file() else self.images
+            count = write_overlays(self.output, folder, self.overlay, allow_outside=self.allow_outside)
+            print(f"{self.overlay}: {count} pictures")
         if done.problems:
             unnamed = done.annotations - done.named
             print(

@@ -103,20 +103,23 @@ def label_coco(
         remove_leftovers(output)
         tasks, problems = _tasks(coco, _folder_of(Path(images_dir)), run_key(predictor, top), on_error, allow_outside)
         results = _Results(coco, min(top, len(predictor.classes)), problems, predictor.limits)
-        by_key = {task.key: task for task in tasks}
+        by_key: dict[str, list[Task]] = {}  # Copies of an image with the same outlines share a key and a result.
+        for task in tasks:
+            by_key.setdefault(task.key, []).append(task)
         for result in journal.results():
-            if result.key in by_key:
-                results.put(by_key.pop(result.key), result)
+            for task in by_key.pop(result.key, ()):
+                results.put(task, result)
         done = results.named
-        work = Work(coco, list(by_key.values()), predictor, top, on_error)
-        finished = len(tasks) - len(by_key)
+        work = Work(coco, [copies[0] for copies in by_key.values()], predictor, top, on_error)
+        finished = len(tasks) - sum(map(len, by_key.values()))
         try:
             with Progress(len(tasks), "label", "images", initial=finished) as progress:
                 for result in ENGINES[engine](work):
                     journal.append(result)
-                    results.put(by_key[result.key], result)
-                    finished += 1
-                    progress.update()
+                    for task in by_key[result.key]:
+                        results.put(task, result)
+                    finished += len(by_key[result.key])
+                    progress.update(len(by_key[result.key]))
         except KeyboardInterrupt as error:
             error.add_note(f"{finished} of {len(tasks)} images are done and kept; repeat the command to go on")
             raise
@@ -174,7 +177,7 @@ class _Results:
         self.image_hw = np.zeros((len(coco.index.file_name), 2), dtype=np.int32)
         self.problems = problems
         self._limits = limits
-        self._image = coco.index.image
+        self._coco, self._image = coco, coco.index.image
 
     @property
     def named(self) -> int:
@@ -197,9 +200,10 @@ class _Results:
                 self.boxes[row], self.areas[row] = box, area
         if result.image_hw is not None:
             self.image_hw[self._image[rows[0]]] = result.image_hw
-        self.problems += [
-            replace(problem, row=None if problem.row is None else rows[problem.row]) for problem in result.problems
-        ]
+        for problem in result.problems:
+            row = None if problem.row is None else rows[problem.row]
+            annotation_id = problem.annotation_id if row is None else self._coco.ids(row)[1]
+            self.problems.append(replace(problem, row=row, image_id=task.image_id, annotation_id=annotation_id))
 
     def named_annotations(self) -> NamedAnnotations:
         return NamedAnnotations(self.classes, self.scores, self.known, self.none, self.boxes, self.areas, self.image_hw)
