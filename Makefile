@@ -1,5 +1,6 @@
 # make demo      light install in .venv, then name the regions of the bundled photographs
 # make test      everything the tests need in .venv-test, then lint, types and all tests
+# make test-page     the tests of the page, in Chromium; pictures of it go to out/page
 # make test-light     the tests that need neither torch nor data of ours, in .venv-light; under two minutes
 # make test-training  the tests of training;  make test-data  the tests that read MASKWISE_DATA
 # make model     find segments of nothing, train the built-in model, and put it into the package (an hour)
@@ -32,7 +33,7 @@ VOC_NAMES := aeroplane=airplane motorbike=motorcycle sofa=couch pottedplant="pot
 # (11.6 against 9.2 images/s, ResNet-50, two cores of an AMD EPYC, 2026-11-23). Elsewhere the variables do nothing.
 TRAIN := MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456 $(TEST)/maskwise train
 
-.PHONY: mutants fuzz demo test test-light test-training test-data model segmenter resnet50 results bench lock docs dist clean
+.PHONY: mutants fuzz demo test test-light test-page test-training test-data model segmenter resnet50 results bench lock docs dist clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -57,6 +58,7 @@ demo: .venv/installed
 	@echo "examples/cat.jpg"
 	@$(DEMO)/maskwise predict examples/cat.jpg --mask examples/cat-cat.png --overlay out/cat.png
 	@echo "pictures: out/coffee.png out/cat.png"
+	@echo "the same in a browser: $(DEMO)/pip install -e '.[serve]' && $(DEMO)/maskwise demo"
 
 test: .venv-test/installed
 	$(TEST)/ruff check .
@@ -76,6 +78,9 @@ mutants: .venv-light/installed
 
 test-training: .venv-test/installed
 	$(TEST)/python -m pytest tests/training src/maskwise/training -m "not data"
+
+test-page: .venv-light/installed
+	$(LIGHT)/python -m pytest tests/page
 
 test-data: .venv-test/installed
 	$(TEST)/python -m pytest -m data
@@ -115,6 +120,7 @@ bench: .venv-test/installed
 	$(TEST)/python benchmarks/speed.py -o $(RESULTS)
 	$(TEST)/python benchmarks/growth.py -o $(RESULTS)
 	$(TEST)/python benchmarks/training.py -o $(RESULTS)
+	$(TEST)/python benchmarks/serve.py -o $(RESULTS)/serve.json
 	$(TEST)/python benchmarks/segmenter.py $(MASKWISE_DATA)/coco -o $(RESULTS)
 
 # `! grep` refuses a lock file that names an address or a folder: it must work on any machine.
@@ -141,7 +147,7 @@ docs: .venv-docs/installed
 	$(DIST)/pip install --quiet --disable-pip-version-check build
 	touch $@
 
-IN_WHEEL := licenses/LICENSE licenses/NOTICE licenses/LICENSES/Apache-2.0.txt maskwise/py.typed maskwise/models/default.onnx \
+IN_WHEEL := licenses/LICENSE licenses/NOTICE licenses/LICENSES/Apache-2.0.txt maskwise/py.typed maskwise/models/default.onnx maskwise/serve/page/app.js \
 	maskwise/models/segmenter-encoder.onnx maskwise/models/segmenter-decoder-prompts.onnx maskwise/models/segmenter-decoder-masks.onnx \
 	share/maskwise/examples/coffee.jpg share/maskwise/recipes/dinov2.toml share/maskwise/recipes/comparisons/published-study.toml
 
