@@ -1,7 +1,5 @@
 """What the predictor says, compared with torch on the same crops; and which storage `auto` chooses."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from maskwise import Mask, Predictor
 from maskwise.training import exporting
 from maskwise.training.checkpoint import load_checkpoint
 from maskwise.training.exporting import load_network
+from maskwise.training.holdout import HeldOutOutputs
 
 
 def test_the_predictor_shows_the_network_what_torch_is_shown(tmp_path):
@@ -36,13 +35,13 @@ def test_the_predictor_shows_the_network_what_torch_is_shown(tmp_path):
     assert np.abs(swapped - got).max() > 0.05
 
 
-@dataclass
-class Outputs:
-    accuracy: float
-
-    @property
-    def numbers(self):
-        return np.arange(1)
+def outputs_with_accuracy(share):
+    """Outputs for 1,000 regions of class 1 in a list of three; the share given is named rightly, the others class 2."""
+    right = round(share * 1000)
+    logits = torch.zeros(1000, 3)
+    logits[:right, 1] = 1
+    logits[right:, 2] = 1
+    return HeldOutOutputs(logits, torch.ones(1000, dtype=torch.int64), torch.arange(1000), skipped=())
 
 
 @pytest.mark.parametrize(("fp16", "int8", "chosen"), [(0.90, 0.80, "fp16"), (0.80, 0.90, "int8"), (0.9, 0.899, "int8")])
@@ -60,7 +59,7 @@ def test_auto_takes_8_bits_only_where_they_cost_little(tmp_path, monkeypatch, fp
     monkeypatch.setattr(exporting, "store_as_fp16", lambda *_: None)
     monkeypatch.setattr(exporting, "quantise_statically", lambda *_: None)
     monkeypatch.setattr(exporting, "quantise_dynamically", lambda *_: None)
-    monkeypatch.setattr(exporting, "predict_holdout_with_graph", lambda path, *_: Outputs(accuracy[path.stem]))
+    monkeypatch.setattr(exporting, "predict_holdout_with_graph", lambda path, *_: outputs_with_accuracy(accuracy[path.stem]))
     monkeypatch.setattr(exporting, "holdout_temperature", lambda *_: 1.0)
     stored = exporting._store(load_network(checkpoint), tmp_path / "plain.onnx", checkpoint, "auto")
     assert stored.storage == chosen
