@@ -156,7 +156,7 @@ def _is_text(node: ast.expr) -> bool:
 
 def copied_tree(folder: Path) -> Path:
     """Copy what the tests need."""
-    for name in ("src", "tests", "examples", "docs", "recipes", "benchmarks"):
+    for name in ("src", "tests", "examples", "docs", "recipes", "benchmarks", "fuzz"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md", "LICENSE", "NOTICE", "CHANGELOG.md", "Makefile"):
         shutil.copy(ROOT / name, folder / name)
