@@ -129,8 +129,8 @@ def test_refuses_arguments_of_another_type():
     accepted = "accepted are N x height x width, a sequence of arrays, `Mask`s, polygons, COCO run lengths"
     assert done.stdout.splitlines() == [
         "InputError mode 'fast'; accepted are auto, exact, shared",
-        f"MaskError masks are of type NoneType; {accepted} or SAM's records, or Detections",
-        f"MaskError masks are of type int; {accepted} or SAM's records, or Detections",
+        f"MaskError masks are of type NoneType; {accepted} or SAM's records, Detections, or what ultralytics or SAM return",
+        f"MaskError masks are of type int; {accepted} or SAM's records, Detections, or what ultralytics or SAM return",
     ]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from maskwise.data.masks import Mask, check_size
 from maskwise.data.segmentations import mask_of_segmentation
 from maskwise.errors import MaskError, naming_mask
+from maskwise.model.tool_results import ResultsLike, masks_of_results
 
 
 @runtime_checkable
@@ -21,9 +22,28 @@ class DetectionsLike(Protocol):
     data: dict[str, Any]
 
 
-Masks: TypeAlias = np.ndarray | Sequence[np.ndarray | Mask | Mapping[str, Any]] | DetectionsLike
-"""N x height x width; `supervision.Detections`; or a sequence of height x width arrays, `Mask`s, N x 2 points of
-polygons, COCO run lengths (`{"size", "counts"}`) or records of SAM's mask generator (`{"segmentation", ...}`)."""
+@runtime_checkable
+class TensorLike(Protocol):
+    """The part of `torch.Tensor` that is read."""
+
+    def detach(self) -> Any:
+        """Return the tensor without its gradient."""
+
+    def cpu(self) -> Any:
+        """Return the tensor in main memory."""
+
+
+Masks: TypeAlias = (
+    np.ndarray
+    | TensorLike
+    | Sequence[np.ndarray | TensorLike | Mask | Mapping[str, Any] | ResultsLike]
+    | Mapping[str, Any]
+    | DetectionsLike
+    | ResultsLike
+)
+"""N x height x width, an array or a tensor; `supervision.Detections`; what ultralytics, SAM 2 or SAM 3 return (see
+`masks_of_results`); or a sequence of height x width arrays, `Mask`s, N x 2 points of polygons, COCO run lengths
+(`{"size", "counts"}`) or records of SAM's mask generator (`{"segmentation", ...}`)."""
 
 
 def as_masks(masks: Masks, image_hw: tuple[int, int]) -> list[Mask]:
@@ -37,18 +57,18 @@ def as_masks(masks: Masks, image_hw: tuple[int, int]) -> list[Mask]:
         MaskError: not masks at all, or one has another size or no pixel set; the message has its index, from 0.
     """
     given: Any = masks
-    if isinstance(masks, DetectionsLike):
+    if isinstance(masks, DetectionsLike) and not isinstance(masks, ResultsLike):
         if masks.mask is None:
             boxes = masks.xyxy.tolist()
             return [Mask.from_box((x0, y0, x1 - x0, y1 - y0), image_hw) for x0, y0, x1, y1 in boxes]
         given = masks.mask
+    given = masks_of_results(given, image_hw)
     if isinstance(given, np.ndarray) and given.ndim != 3:
-        remedy = "masks[:, 0]" if given.ndim == 4 else "for one mask: mask[None]"
-        raise MaskError(f"masks have shape {given.shape}; accepted is N x height x width ({remedy})")
+        raise MaskError(f"masks have shape {given.shape}; accepted is N x height x width (for one mask: mask[None])")
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise MaskError(
             f"masks are of type {type(given).__name__}; accepted are N x height x width, a sequence of arrays, `Mask`s,"
-            " polygons, COCO run lengths or SAM's records, or Detections"
+            " polygons, COCO run lengths or SAM's records, Detections, or what ultralytics or SAM return"
         )
     regions = []
     for index, mask in enumerate(given):
