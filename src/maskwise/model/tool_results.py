@@ -17,7 +17,7 @@ MASK_KEYS = ("masks", "out_binary_masks")
 
 @runtime_checkable
 class ResultsLike(Protocol):
-    """The part of `ultralytics.engine.results.Results` that is read: one image's masks and boxes, either may be None."""
+    """The part of ultralytics' `Results` that is read: one image, its masks and boxes; either of these may be None."""
 
     masks: Any
     boxes: Any
