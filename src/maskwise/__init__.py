@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from maskwise.tasks.labelling import label_coco
     from maskwise.tasks.naming import name_photos, name_things
     from maskwise.tasks.segmenting import segment_photos
+    from maskwise.tasks.writing import write_predictions
 
 __version__ = "0.1.0"
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "regions_from_coco",
     "regions_from_label_maps",
     "segment_photos",
+    "write_predictions",
     "write_report",
 ]
 
@@ -87,6 +89,7 @@ _HOMES = {
     "regions_from_coco": "data.coco_regions",
     "regions_from_label_maps": "data.label_maps",
     "segment_photos": "tasks.segmenting",
+    "write_predictions": "tasks.writing",
     "write_report": "reports.report_folder",
 }
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from maskwise.cli.options import DeviceFlag, MinKnown, MinProbability, Mode, ModelFile, OnErrorFlag, Threads
+from maskwise.cli.options import (
+    ClassNames,
+    DeviceFlag,
+    MinKnown,
+    MinProbability,
+    Mode,
+    ModelFile,
+    OnErrorFlag,
+    Threads,
+    class_list,
+)
 
 if TYPE_CHECKING:
     from maskwise.data.problems import Problem
@@ -40,6 +50,7 @@ class Command:
     points_per_side: int = 24
     """Try this many points in each direction. More points find smaller things and take longer."""
     on_error: OnErrorFlag = "skip"
+    classes: ClassNames = None
     min_known: MinKnown = None
     min_probability: MinProbability = 0.0
     mode: Mode = "exact"
@@ -64,6 +75,7 @@ class Command:
             threads=self.threads,
             min_known=self.min_known,
             min_probability=self.min_probability,
+            classes=class_list(self.classes),
         )
         folder = self.photos if self.photos.is_dir() else self.photos.parent
         collector, problems = CocoCollector(predictor.info.categories, folder), list["Problem"]()

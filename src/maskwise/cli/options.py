@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 import json
 import sys
@@ -39,6 +40,18 @@ def write_json_output(path: Path, value: Any) -> None:
         write_json(path, value)
 
 
+def class_list(text: str | None) -> list[str] | None:
+    """Return the names of --classes: between commas, as a line of CSV; None without the flag.
+
+    >>> class_list('cup, "salt, pepper"')
+    ['cup', 'salt, pepper']
+    """
+    if text is None:
+        return None
+    names = next(csv.reader([text], skipinitialspace=True), [])
+    return [name.strip() for name in names if name.strip()]
+
+
 def wrong_usage(verb: str, message: str) -> NoReturn:
     """Print what is wrong with a command's flags and exit with 2."""
     print(f"maskwise {verb}: {message}", file=sys.stderr)
@@ -56,12 +69,36 @@ Mode = Annotated[
 DeviceFlag = Annotated[Literal["cpu", "cuda"], tyro.conf.arg(help="Where the model runs.")]
 ModelFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help="Model file (default: the built-in model).")]
 Threads = Annotated[int | None, tyro.conf.arg(metavar="N", help="CPU threads (default: all available cores).")]
+ClassNames = Annotated[
+    str | None,
+    tyro.conf.arg(
+        metavar="A,B,...",
+        help="Only these of the model's classes; their probabilities then add up to 1. A name with a comma goes between"
+        " double quotes.",
+    ),
+]
+FormatFlag = Annotated[
+    Literal["coco", "csv", "jsonl", "parquet", "cvat", "label-studio", "yolo", "fiftyone"] | None,
+    tyro.conf.arg(
+        help="Format of the output (default: by its suffix: .json is COCO, .csv, .jsonl, .parquet, .xml is CVAT). yolo"
+        " and fiftyone are folders."
+    ),
+]
+PolygonsFlag = Annotated[
+    bool,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.arg(help="Write outlines as polygons instead of run lengths, for tools that read no run lengths."),
+]
+ImageUrl = Annotated[
+    str,
+    tyro.conf.arg(metavar="URL", help="For label-studio: what stands before the images' file names in the tasks."),
+]
 MinKnown = Annotated[
     float | None,
     tyro.conf.arg(
         metavar="0..1",
         help='A region is "none of these" if it is less probable that it is one of the classes at all (default: as the'
-        " model says, so that 97 %% of true objects stay; 0 names everything).",
+        " model says, so that 97 % of true objects stay; 0 names everything).",
     ),
 ]
 MinProbability = Annotated[

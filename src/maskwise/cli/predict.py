@@ -11,12 +11,17 @@ import tyro
 
 from maskwise.cli.options import (
     STANDARD_OUTPUT,
+    ClassNames,
     DeviceFlag,
+    FormatFlag,
+    ImageUrl,
     MinKnown,
     MinProbability,
     Mode,
     ModelFile,
+    PolygonsFlag,
     Threads,
+    class_list,
     write_json_output,
     wrong_usage,
 )
@@ -39,6 +44,7 @@ class Command:
       maskwise predict photo.jpg --mask cup.png spoon.png --overlay named.png
       maskwise predict photo.jpg --mask sam-output/
       maskwise predict photo.jpg --segments sam.json --json names.json
+      maskwise predict photo.jpg --segments sam.json -o named.csv --classes cup,spoon
       maskwise predict photo.jpg --box 10,20,200,120 --polygon 5,5,80,10,60,90
     """
 
@@ -57,10 +63,16 @@ class Command:
     """x1,y1,x2,y2,x3,y3,... in pixels."""
     json: Path | None = None
     """Also write the names as JSON. With - to standard output; the table then goes to standard error."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Also write the named regions: COCO (.json), .csv, .jsonl, .parquet or CVAT (.xml); see --format."""
+    format: FormatFlag = None
+    polygons: PolygonsFlag = False
+    image_url: ImageUrl = "/data/local-files/?d="
     overlay: Path | None = None
     """Also write a picture of the named regions (PNG or JPEG)."""
     top: int = 3
     """Number of classes per region."""
+    classes: ClassNames = None
     min_known: MinKnown = None
     min_probability: MinProbability = 0.0
     mode: Mode = "exact"
@@ -72,7 +84,9 @@ class Command:
         """Predict, print the table, write the files."""
         from maskwise.data.atomic_files import check_output
         from maskwise.data.images import load_image
+        from maskwise.data.writers.formats import check_output_of, format_of
         from maskwise.model.predictor import Predictor
+        from maskwise.tasks.writing import write_predictions
 
         if not (any(self.mask) or self.instances or self.segments or self.box or self.polygon):
             wrong_usage("predict", "no region; give at least one of --mask, --instances, --segments, --box, --polygon")
@@ -80,6 +94,10 @@ class Command:
         for path in (self.json, self.overlay):  # Before the work, not after it.
             if path is not None and path != STANDARD_OUTPUT:
                 check_output(path, inputs=inputs)
+        if self.output is not None:
+            check_output_of(format_of(self.output, self.format, polygons=self.polygons), self.output, inputs)
+        elif self.format or self.polygons:
+            wrong_usage("predict", "--format and --polygons go with -o")
         if self.overlay is not None:
             from maskwise.reports.overlay import check_suffix, write_overlay
 
@@ -94,11 +112,21 @@ class Command:
             threads=self.threads,
             min_known=self.min_known,
             min_probability=self.min_probability,
+            classes=class_list(self.classes),
         )
         outputs = predictor.run(image, masks)
         predictions = outputs.predictions(self.top)
         if self.json is not None:
             write_json_output(self.json, self._record(regions, predictions, predictor.info.name))
+        if self.output is not None:
+            write_predictions(
+                [(self.image.name, masks, predictions)],
+                self.output,
+                predictor,
+                form=self.format,
+                polygons=self.polygons,
+                image_url=self.image_url,
+            )
         if self.overlay is not None:
             write_overlay(self.overlay, image, masks, [None if one.is_none else one for one in predictions])
         print_table([name for name, _ in regions], predictions, stderr=self.json == STANDARD_OUTPUT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -50,11 +51,55 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary folder to write into; it becomes `path` only when the block ends without an error.
+
+    Raises:
+        InputError: see `check_output_folder`; or the block raises an OSError, as where the disk is full.
+    """
+    path = Path(path)
+    check_output_folder(path)
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent))
+    except OSError as error:
+        raise InputError(f"{path}: cannot write there ({error.strerror}); give a path in a writable folder") from error
+    try:
+        yield temporary
+        os.chmod(temporary, 0o777 & ~_umask())
+        if path.exists():  # It is empty.
+            path.rmdir()
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); make room, or give another place"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse an output folder that cannot be made, before the work is done.
+
+    Raises:
+        InputError: it is a file, or a folder that is not empty, or the folder around it does not exist.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        what = "is a folder that is not empty" if path.is_dir() else "is a file"
+        raise InputError(f"{path}: {what}; give the name of a new folder, or empty this one")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it, or give another path")
+
+
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Remove the temporary files of `whole_file` that processes killed while they wrote `path` have left."""
+    """Remove what `whole_file` and `whole_folder` have left of processes killed while they wrote `path`."""
     path = Path(path)
     for leftover in path.parent.glob(f".{path.stem}-????????{path.suffix}"):
-        leftover.unlink(missing_ok=True)
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _umask() -> int:

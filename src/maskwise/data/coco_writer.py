@@ -18,6 +18,8 @@ from maskwise.data.coco_file import CocoFile
 from maskwise.data.coco_index import Text, image_numbers, json_text
 from maskwise.data.problems import Id
 from maskwise.data.regions import Category
+from maskwise.data.writers.records import outline_of
+from maskwise.errors import AnnotationError, MaskError
 
 NoneMode = Literal["category", "keep", "drop"]
 """What becomes of annotations that are "none of these"."""
@@ -58,6 +60,7 @@ def write_named_coco(
     output: Path,
     *,
     none: NoneMode = "category",
+    polygons: bool = False,
 ) -> None:
     """Write a COCO file with `category_id`, `score`, `top_category_ids` and `top_scores` in every named annotation.
 
@@ -74,21 +77,43 @@ def write_named_coco(
         output: the file to write, whole or not at all.
         none: annotations that are "none of these" get a category of that name (`category`), lose their `category_id`
             (`keep`), or are left out (`drop`).
+        polygons: write the outlines as polygons, also those of annotations that stay unnamed.
     """
     text = json_text(coco.path) if coco.text is None else coco.text
     sections = msgspec.json.decode(text, type=dict[str, Raw])
-    with_none = [Category(NONE_ID, NONE_NAME)] if none == "category" and named.none.any() else []
-    categories, ids = _with_known(sections.get("categories", Raw(b"[]")), [*known, *with_none])
+    categories, ids = _with_known(sections.get("categories", Raw(b"[]")), [*known, *_with_none(named, none)])
     with whole_file(output) as temporary, open(temporary, "wb") as file:
         for number, key in enumerate(dict.fromkeys([*sections, "categories"])):
             file.write(b"%b%b: " % (b", " if number else b"{", _json(key)))
             if key == "annotations":
-                _write_annotations(coco, text, named, (ids, none), file)
+                _write_annotations(coco, text, named, (ids, none, polygons), file)
             elif key == "images":
                 _write_images(sections[key], named.image_hw, file)
             else:
                 file.write(categories if key == "categories" else memoryview(sections[key]))
         file.write(b"}\n")
+
+
+def output_categories(
+    given: Sequence[Category], known: Sequence[Category], named: NamedAnnotations, none: NoneMode
+) -> tuple[tuple[Category, ...], list[Id]]:
+    """Return the classes of an output, a file's own and then the model's others, and the id of each of the model's.
+
+    With `none` as `category`, "none of these" is the last of them if any annotation is that.
+    """
+    ids: dict[str, Id] = {}
+    for category in given:
+        ids.setdefault(category.name, category.id)
+    with_none = _with_none(named, none)
+    _, of_known = _added(ids, [*known, *with_none])
+    categories = [Category(number, name) for name, number in ids.items()]
+    if with_none:  # The file may have it elsewhere in its list.
+        categories.sort(key=lambda category: category.name == NONE_NAME)
+    return tuple(categories), of_known
+
+
+def _with_none(named: NamedAnnotations, none: NoneMode) -> list[Category]:
+    return [Category(NONE_ID, NONE_NAME)] if none == "category" and named.none.any() else []
 
 
 def _with_known(given: Raw, known: Sequence[Category]) -> tuple[bytes, list[Id]]:
@@ -99,6 +124,13 @@ def _with_known(given: Raw, known: Sequence[Category]) -> tuple[bytes, list[Id]]
         fields = msgspec.json.decode(record)
         if isinstance(fields, dict) and "name" in fields and "id" in fields:
             ids.setdefault(fields["name"], fields["id"])
+    added, of_known = _added(ids, known)
+    written = [_json({"id": category.id, "name": category.name}) for category in added]
+    return b"[" + b", ".join([*map(bytes, records), *written]) + b"]", of_known
+
+
+def _added(ids: dict[str, Id], known: Sequence[Category]) -> tuple[list[Category], list[Id]]:
+    """Add the model's classes to a file's ids by name; return the added ones, and the id of each of the model's."""
     taken = set(map(str, ids.values()))
     added = []
     for category in known:
@@ -107,8 +139,8 @@ def _with_known(given: Raw, known: Sequence[Category]) -> tuple[bytes, list[Id]]
             free = category.id if str(category.id) not in taken else max(numbers, default=0) + 1
             ids[category.name] = free
             taken.add(str(free))
-            added.append(_json({"id": free, "name": category.name}))
-    return b"[" + b", ".join([*map(bytes, records), *added]) + b"]", [ids[category.name] for category in known]
+            added.append(Category(free, category.name))
+    return added, [ids[category.name] for category in known]
 
 
 def _write_images(given: Raw, image_hw: Int32[np.ndarray, "images 2"], file: BinaryIO) -> None:
@@ -123,9 +155,9 @@ def _write_images(given: Raw, image_hw: Int32[np.ndarray, "images 2"], file: Bin
 
 
 def _write_annotations(
-    coco: CocoFile, text: Text, named: NamedAnnotations, categories: tuple[list[Id], NoneMode], file: BinaryIO
+    coco: CocoFile, text: Text, named: NamedAnnotations, how: tuple[list[Id], NoneMode, bool], file: BinaryIO
 ) -> None:
-    ids, none = categories
+    ids, none, polygons = how
     file.write(b"[")
     places = zip(coco.index.start.tolist(), coco.index.length.tolist(), strict=True)
     written = 0
@@ -146,10 +178,34 @@ def _write_annotations(
             if named.none[row]:
                 names["category_id"] = ids[-1] if none == "category" else REMOVED
             missing = {"bbox": named.boxes[row].tolist(), "area": int(named.areas[row]), "iscrowd": 0}
+            if polygons:
+                names["segmentation"] = _polygons(coco, row, named)
             record = _filled(record, names, missing)
+        elif polygons and (outline := _polygons(coco, row, named)):
+            record = _filled(record, {"segmentation": outline}, {})
         file.write((b", " if written else b"") + record)
         written += 1
     file.write(b"]")
+
+
+def _polygons(coco: CocoFile, row: int, named: NamedAnnotations) -> list[list[float]] | None:
+    """Return an annotation's outline as polygons; None if it cannot be read, or the size of its image is unknown."""
+    image = int(coco.index.image[row])
+    image_hw = size_of_image(coco, named, image) if image >= 0 else None
+    try:
+        outline = None if image_hw is None else outline_of(coco.mask(row, image_hw), polygons=True)
+    except (MaskError, AnnotationError):
+        return None
+    assert not isinstance(outline, dict)
+    return outline
+
+
+def size_of_image(coco: CocoFile, named: NamedAnnotations, image: int) -> tuple[int, int] | None:
+    """Return height and width of an image, by its row, as it was read or else as the file states; None if unknown."""
+    height, width = named.image_hw[image].tolist()
+    if not height and not np.isnan(coco.index.height[image] + coco.index.width[image]):
+        height, width = int(coco.index.height[image]), int(coco.index.width[image])
+    return (height, width) if height > 0 and width > 0 else None
 
 
 def _filled(record: bytes | Raw, values: dict[str, Any], missing: dict[str, Any]) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,6 +130,7 @@ class ImageOutputs:
         embeddings: the features that the last layer classifies; None unless asked for.
         known_logits: of being one of the classes at all; None if the model cannot tell or it was not asked for.
         limits: below which a region is "none of these".
+        chosen: the classes, by index, that a region may have; None for all of them.
     """
 
     categories: tuple[Category, ...]
@@ -138,6 +141,7 @@ class ImageOutputs:
     embeddings: Float32[np.ndarray, "regions features"] | None = None
     known_logits: Float32[np.ndarray, " regions"] | None = None
     limits: Limits = Limits()
+    chosen: tuple[int, ...] | None = None
 
     @property
     def known(self) -> Float64[np.ndarray, " regions"]:
@@ -149,9 +153,13 @@ class ImageOutputs:
 
     @property
     def probabilities(self) -> Float32[np.ndarray, "regions classes"]:
-        """Probability of every class for every region."""
+        """Probability of every class for every region; 0 for those that were not chosen."""
         assert self.logits is not None, "only embeddings were asked for"
         scaled = self.logits / self.temperature
+        if self.chosen is not None:
+            others = np.ones(scaled.shape[1], dtype=bool)
+            others[list(self.chosen)] = False
+            scaled[:, others] = -np.inf
         exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
 
@@ -159,12 +167,13 @@ class ImageOutputs:
         """Return the most probable classes of each region; of equal ones the first in the model's list comes first.
 
         Args:
-            top: how many; all classes if there are fewer.
+            top: how many; all (chosen) classes if there are fewer.
 
         Raises:
             InputError: top is below 1.
         """
         check_top(top)
+        top = top if self.chosen is None else min(top, len(self.chosen))
         probabilities = self.probabilities
         indices = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         chosen = np.take_along_axis(probabilities, indices, axis=1)
@@ -196,3 +205,30 @@ def check_top(top: int) -> None:
     """
     if top < 1:
         raise InputError(f"top is {top}; give at least 1 class per region")
+
+
+def chosen_classes(names: Sequence[str], categories: Sequence[Category]) -> tuple[int, ...]:
+    """Return the class indices of names, ascending.
+
+    Args:
+        names: of classes, in any order.
+        categories: the model's classes.
+
+    Raises:
+        InputError: no name, or one that the model does not know; the message has the nearest ones.
+
+    >>> chosen_classes(["cup", "dog"], [Category(1, "dog"), Category(2, "cat"), Category(3, "cup")])
+    (0, 2)
+    """
+    places = {category.name: place for place, category in enumerate(categories)}
+    if isinstance(names, str):
+        raise InputError(f"classes is the text {names!r:.60}; give a list of names")
+    if not names:
+        raise InputError("classes is empty; give at least one name")
+    for name in names:
+        if name not in places:
+            near = difflib.get_close_matches(name.lower(), {one.lower() for one in places}, n=3, cutoff=0.5)
+            shown = [one for one in places if one.lower() in near] or list(places)[:10]
+            most = "the nearest are" if near else "it knows" if len(shown) == len(places) else "it knows, among others,"
+            raise InputError(f"class {name!r:.60} is none of the model's {len(places)}; {most} {', '.join(shown)}")
+    return tuple(sorted({places[name] for name in names}))

@@ -17,7 +17,7 @@ from maskwise.data.masks import Mask
 from maskwise.errors import InputError, ModelError
 from maskwise.model.mask_inputs import DetectionsLike, Masks, as_masks
 from maskwise.model.model_file import KNOWN, OUTPUTS, ModelInfo, graph_inputs
-from maskwise.model.prediction import ImageOutputs, Limits, Prediction, check_top
+from maskwise.model.prediction import ImageOutputs, Limits, Prediction, check_top, chosen_classes
 from maskwise.model.runner import Device, GraphInputs, Runner
 from maskwise.views.integral_image import IntegralImage
 from maskwise.views.sharing import SharedView, own_views, shared_views
@@ -80,6 +80,7 @@ class Predictor:
         threads: int | None = None,
         min_known: float | None = None,
         min_probability: float = 0.0,
+        classes: Sequence[str] | None = None,
     ) -> None:
         """Open a model.
 
@@ -95,9 +96,11 @@ class Predictor:
             min_known: a region is "none of these" if its probability of being one of the classes at all is lower, 0 to
                 1 (default: the model's own, at which 97 % of true objects stay; 0 names everything).
             min_probability: a region is "none of these" if its most probable class is less probable, 0 to 1.
+            classes: names of the classes that a region may have (default: all). Their probabilities then add up to 1;
+                "none of these" and `known` stay as they are: they are about all of the model's classes.
 
         Raises:
-            InputError: an unknown mode, threads outside 1 to 1,024, or a minimum outside 0 to 1.
+            InputError: an unknown mode or class, threads outside 1 to 1,024, or a minimum outside 0 to 1.
             ModelError: the file or the device cannot be used, or min_known is given for a model that cannot tell.
         """
         if mode not in MODES:
@@ -110,6 +113,7 @@ class Predictor:
         path = None if model is None else os.path.abspath(model)
         self._arguments: dict[str, Any] = {"model": path, "mode": mode, "device": device, "threads": threads}
         self._arguments |= {"min_known": min_known, "min_probability": min_probability}
+        self._arguments["classes"] = None if classes is None else tuple(classes)
         self.mode: Mode = mode
         self._runner = Runner(model, threads=threads, device=device)
         self.info: ModelInfo = self._runner.info
@@ -118,6 +122,7 @@ class Predictor:
                 f'{self.model_path}: cannot say "none of these", so min_known does nothing; fit it with segments of'
                 " nothing (maskwise fit --nothing), or use min_probability"
             )
+        self._chosen = None if classes is None else chosen_classes(classes, self.info.categories)
         known = self.info.min_known or 0.0 if min_known is None else min_known
         self.limits = Limits(known=known, probability=min_probability)
         self._batch_size = min(self.info.batch_size, CPU_BATCH) if device == "cpu" else self.info.batch_size
@@ -138,7 +143,20 @@ class Predictor:
         """The names that the model knows, in the order of the logits."""
         return tuple(category.name for category in self.info.categories)
 
-    def predict(self, image: np.ndarray, masks: Masks, *, top: int = 5, embeddings: bool = False) -> list[Prediction]:
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The class indices that a region may have, ascending: those of `classes`, else all."""
+        return tuple(range(len(self.info.categories))) if self._chosen is None else self._chosen
+
+    def predict(
+        self,
+        image: np.ndarray,
+        masks: Masks,
+        *,
+        top: int = 5,
+        embeddings: bool = False,
+        classes: Sequence[str] | None = None,
+    ) -> list[Prediction]:
         """Name regions of an image.
 
         Args:
@@ -147,6 +165,7 @@ class Predictor:
                 detections as in the library supervision, with masks or with boxes alone.
             top: how many classes each prediction holds, the most probable first; at least 1.
             embeddings: keep each region's embedding too, from the same pass of the network.
+            classes: names of the classes that a region may have (default: those that the predictor was opened with).
 
         Returns:
             One prediction per mask, in order.
@@ -154,14 +173,16 @@ class Predictor:
         Raises:
             ImageError: the image has another shape or type.
             MaskError: a mask has another size than the image or no pixel set; the message has its index.
-            InputError: top is below 1.
+            InputError: top is below 1, or the model does not know a class.
 
         Source:
             S. Eppel, Classifying a specific image region using convolutional nets with an ROI mask as input,
             arXiv:1812.00291. There the network reads the whole image for every region; here it reads a crop.
         """
         check_top(top)
-        return self.run(image, masks, embeddings=embeddings).predictions(top)
+        chosen = self._chosen if classes is None else chosen_classes(classes, self.info.categories)
+        outputs = self.run(image, masks, embeddings=embeddings)
+        return replace(outputs, chosen=chosen).predictions(top)
 
     def predict_many(
         self, images: Iterable[tuple[np.ndarray, Masks]], *, top: int = 5, embeddings: bool = False
@@ -282,6 +303,7 @@ class Predictor:
             embedding_rows,
             known_logits=known_rows,
             limits=self.limits,
+            chosen=self._chosen,
         )
         return _PlannedImage(pixels, regions, crops, outputs, len(crops))
 

@@ -1,7 +1,8 @@
 """The journal of a labelling run: its finished images, so that an interrupted run resumes.
 
 A file of JSON lines. The first says that it is a journal; each further one is an `ImageResult`. A result counts for an
-image whose file, outlines, model, mode and top have not changed since, so that a mended input loses no finished work.
+image whose file, outlines, model, mode, classes and top have not changed since, so that a mended input loses no
+finished work.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def run_key(predictor: Predictor, top: int) -> str:
     """Return the hash of everything but the images and outlines that results depend on."""
     with open(predictor.model_path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    digest.update(json.dumps([predictor.mode, top]).encode())
+    restricted = [list(predictor.chosen)] if len(predictor.chosen) < len(predictor.classes) else []
+    digest.update(json.dumps([predictor.mode, top, *restricted]).encode())
     return digest.hexdigest()
 
 

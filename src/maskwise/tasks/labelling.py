@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 
-from maskwise.data.atomic_files import check_output, remove_leftovers
+from maskwise.data.atomic_files import remove_leftovers
 from maskwise.data.coco_file import CocoFile
 from maskwise.data.coco_index import value_of
 from maskwise.data.coco_writer import NamedAnnotations, NoneMode, write_named_coco
 from maskwise.data.image_paths import find_each_image
+from maskwise.data.named_regions import NamedRegions
 from maskwise.data.problems import OnError, Problem, write_problems
 from maskwise.data.regions import grouped
 from maskwise.data.segment_files import read_segments
+from maskwise.data.writers.formats import Format, FormatName, check_output_of, format_of, write_named
+from maskwise.data.writers.records import DEFAULT_IMAGE_URL, WriteOptions
 from maskwise.errors import AnnotationError, InputError
 from maskwise.model.prediction import Limits, check_top
 from maskwise.model.predictor import Predictor
@@ -35,6 +38,7 @@ class Labelling:
         none: how many of these are "none of these".
         named_now: how many of these this run named; the others were in the journal.
         problems: why the others have none.
+        kept: how many keep the name that the file has.
     """
 
     annotations: int
@@ -42,6 +46,7 @@ class Labelling:
     none: int
     named_now: int
     problems: tuple[Problem, ...]
+    kept: int = 0
 
 
 def label_coco(
@@ -56,8 +61,12 @@ def label_coco(
     allow_outside: bool = False,
     images_of: str | os.PathLike[str] | None = None,
     none: NoneMode = "category",
+    keep: bool = False,
+    form: FormatName | None = None,
+    polygons: bool = False,
+    image_url: str = DEFAULT_IMAGE_URL,
 ) -> Labelling:
-    """Write a COCO file with every annotation named.
+    """Name every annotation of a COCO file and write them, as a COCO file or in another format.
 
     Faulty records and images stay unnamed and are listed in `OUTPUT.problems.json`. Finished images are kept in a
     journal beside the output, `OUTPUT.partial`: an interrupted run resumes when you repeat the call, also after you
@@ -67,7 +76,7 @@ def label_coco(
         segments: COCO file or another form of segments, see `read_segments`; the categories of its annotations, if any,
             are ignored.
         images_dir: folder of the images, or a single photograph.
-        output: the file to write, whole or not at all.
+        output: the file or folder to write, whole or not at all.
         predictor: the model (default: the built-in one; with `ray` on one thread per worker).
         top: how many classes each annotation gets, at least 1.
         engine: `local` runs in this process, `ray` with Ray Data on this machine or a cluster.
@@ -76,13 +85,17 @@ def label_coco(
         images_of: COCO file that names the images of a results list.
         none: what becomes of annotations that are "none of these" by the predictor's limits: `category` gives them a
             category of that name, `keep` leaves out their `category_id`, `drop` leaves out the annotations.
+        keep: name only annotations that have no category that the file lists.
+        form: the format to write (default: by the output's suffix, `.json` for COCO); see `formats.FORMATS`.
+        polygons: write outlines as polygons in place of run lengths.
+        image_url: what stands before the file names in Label Studio's tasks.
 
     Raises:
         AnnotationError: the file is not COCO's as a whole, `OUTPUT.partial` is not a journal, the file changed during
             the run, or no annotation could be named; with `stop` also a faulty record.
         ImageError, MaskError: with `stop`, an image or a segment cannot be used; the message names it.
-        InputError: top is below 1, an unknown engine, another run writes this output, or the output cannot be written
-            or is the input.
+        InputError: top is below 1, an unknown engine, suffix or format, another run writes this output, or the output
+            cannot be written or is the input.
         MissingExtraError: the engine is not installed.
 
     Example:
@@ -92,17 +105,20 @@ def label_coco(
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r}; accepted are {', '.join(ENGINES)}")
     output = Path(output)
+    chosen = format_of(output, form, polygons=polygons)
     coco = segments
     if not isinstance(coco, CocoFile):
         coco = read_segments(coco, images_dir, images_of=images_of, on_error=on_error)
-    check_output(output, inputs=[coco.path])
+    check_output_of(chosen, output, inputs=[coco.path])
     if predictor is None:
         predictor = Predictor(threads=1 if engine == "ray" else None)
     state = coco.file_state()
     with Journal(output.with_name(output.name + ".partial")) as journal:
         remove_leftovers(output)
-        tasks, problems = _tasks(coco, _folder_of(Path(images_dir)), run_key(predictor, top), on_error, allow_outside)
-        results = _Results(coco, min(top, len(predictor.classes)), problems, predictor.limits)
+        rows = np.flatnonzero(coco.index.category < 0 if keep else np.ones(len(coco.index.start), dtype=bool))
+        run = run_key(predictor, top)
+        tasks, problems = image_tasks(coco, rows, images_dir, run, on_error=on_error, allow_outside=allow_outside)
+        results = _Results(coco, min(top, len(predictor.chosen)), problems, predictor.limits)
         by_key: dict[str, list[Task]] = {}  # Copies of an image with the same outlines share a key and a result.
         for task in tasks:
             by_key.setdefault(task.key, []).append(task)
@@ -125,7 +141,11 @@ def label_coco(
             raise
         if coco.file_state() != state:
             raise AnnotationError(f"{coco.path}: changed during the run; repeat the command")
-        write_named_coco(coco, predictor.info.categories, results.named_annotations(), output, none=none)
+        categories = [predictor.info.categories[place] for place in predictor.chosen]
+        options = WriteOptions(
+            categories=tuple(categories), model=predictor.info.name, polygons=polygons, image_url=image_url
+        )
+        _write(coco, results.named_annotations(predictor.chosen), output, (chosen, none), options)
         write_problems(output.with_name(output.name + ".problems.json"), results.problems)
         journal.delete()
     if results.problems and not results.named:
@@ -133,24 +153,59 @@ def label_coco(
             f"no annotation could be named; {output} and {output.name}.problems.json are written; the first problem:"
             f" {results.problems[0].message}"
         )
-    none_of_these = int(results.none.sum())
-    return Labelling(len(coco.index.start), results.named, none_of_these, results.named - done, tuple(results.problems))
+    annotations = len(coco.index.start)
+    return Labelling(
+        annotations=annotations,
+        named=results.named,
+        none=int(results.none.sum()),
+        named_now=results.named - done,
+        problems=tuple(results.problems),
+        kept=annotations - len(rows),
+    )
 
 
-def _folder_of(images: Path) -> Path:
-    return images.parent if images.is_file() else images
+def _write(
+    coco: CocoFile, named: NamedAnnotations, output: Path, how: tuple[Format, NoneMode], options: WriteOptions
+) -> None:
+    form, none = how
+    if form.name == "coco":
+        write_named_coco(coco, options.categories, named, output, none=none, polygons=options.polygons)
+    else:
+        regions = NamedRegions(coco, options.categories, named, none=none)
+        write_named(form, regions, output, replace(options, categories=regions.categories))
 
 
-def _tasks(
-    coco: CocoFile, images_dir: Path, run: str, on_error: OnError, allow_outside: bool
+def image_tasks(
+    coco: CocoFile,
+    chosen: Int64[np.ndarray, " rows"],
+    images: str | os.PathLike[str],
+    run: str,
+    *,
+    on_error: OnError,
+    allow_outside: bool = False,
 ) -> tuple[list[Task], list[Problem]]:
-    """Return an image to name for each that has annotations, and the faults that are known before any is read."""
+    """Return an image to name for each that has annotations, and the faults that are known before any is read.
+
+    Args:
+        coco: the segments.
+        chosen: rows of the annotations to name, ascending.
+        images: folder of the images, or a single photograph.
+        run: see `run_key`.
+        on_error: `stop` raises the first fault.
+        allow_outside: whether file names may leave the folder.
+
+    Raises:
+        AnnotationError: there is no such folder; with `stop` also an image that is not there.
+    """
+    folder = Path(images)
+    folder = folder.parent if folder.is_file() else folder
     problems = list(coco.problems)
-    groups = [rows for rows in grouped(coco.index.image) if coco.index.image[rows[0]] >= 0]
-    images = [int(coco.index.image[rows[0]]) for rows in groups]
+    groups = [chosen[places] for places in grouped(coco.index.image[chosen])]
+    groups = [rows for rows in groups if coco.index.image[rows[0]] >= 0]
+    numbers = [int(coco.index.image[rows[0]]) for rows in groups]
     tasks = []
-    paths = find_each_image(coco, images_dir, images, allow_outside=allow_outside)
-    for image, rows, path in zip(images, groups, paths, strict=True):
+    paths = find_each_image(coco, folder, numbers, allow_outside=allow_outside)
+    for image, rows, path in zip(numbers, groups, paths, strict=True):
         image_id = value_of(coco.index.image_id, image)
         try:
             if isinstance(path, AnnotationError):
@@ -205,5 +260,13 @@ class _Results:
             annotation_id = problem.annotation_id if row is None else self._coco.ids(row)[1]
             self.problems.append(replace(problem, row=row, image_id=task.image_id, annotation_id=annotation_id))
 
-    def named_annotations(self) -> NamedAnnotations:
-        return NamedAnnotations(self.classes, self.scores, self.known, self.none, self.boxes, self.areas, self.image_hw)
+    def named_annotations(self, chosen: tuple[int, ...]) -> NamedAnnotations:
+        """Return the results with classes as places in a list of chosen ones.
+
+        Args:
+            chosen: class indices, ascending.
+        """
+        places = np.full(max(chosen) + 2, -1, dtype=np.int32)  # The last is for -1, no class.
+        places[list(chosen)] = np.arange(len(chosen))
+        classes = places[self.classes]
+        return NamedAnnotations(classes, self.scores, self.known, self.none, self.boxes, self.areas, self.image_hw)

@@ -1,0 +1,1 @@
+"""Writers of named regions, a module for each format."""
