@@ -24,6 +24,7 @@ FLOORS = [
     "model",
     "tasks",
     "reports",
+    "integrations",
     "training",
     "serve",
     "cli",

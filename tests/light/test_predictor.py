@@ -126,11 +126,14 @@ for call in calls:
 def test_refuses_arguments_of_another_type():
     """In a process of its own, where annotations are not checked."""
     done = subprocess.run([sys.executable, "-c", WRONG_TYPES], capture_output=True, text=True, check=True)
-    accepted = "accepted are N x height x width, a sequence of arrays, `Mask`s, polygons, COCO run lengths"
+    accepted = (
+        "accepted are N x height x width, a sequence of arrays, `Mask`s, polygons, COCO run lengths or SAM's records,"
+        " Detections, or what ultralytics or SAM return"
+    )
     assert done.stdout.splitlines() == [
         "InputError mode 'fast'; accepted are auto, exact, shared",
-        f"MaskError masks are of type NoneType; {accepted} or SAM's records, Detections, or what ultralytics or SAM return",
-        f"MaskError masks are of type int; {accepted} or SAM's records, Detections, or what ultralytics or SAM return",
+        f"MaskError masks are of type NoneType; {accepted}",
+        f"MaskError masks are of type int; {accepted}",
     ]
 
 

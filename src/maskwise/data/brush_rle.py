@@ -1,11 +1,14 @@
-"""Encode masks in Label Studio's run-length encoding, which its brush regions have."""
+"""Encode and decode Label Studio's run-length encoding, which its brush regions have."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
 from maskwise.data.masks import Mask
+from maskwise.errors import MaskError
 
 CHANNELS = 4
 """Label Studio encodes pictures in RGBA: each pixel is four equal values."""
@@ -57,3 +60,64 @@ def _packed(lengths: np.ndarray, values: np.ndarray, total: int) -> UInt8[np.nda
     header = [(total, 32), (7, 5), *((int(size) - 1, 4) for size in LENGTH_BITS)]
     first = "".join(f"{value:0{size}b}" for value, size in header)
     return np.packbits(np.concatenate([np.array(list(first), dtype=np.uint8), runs]))
+
+
+def mask_of_brush(runs: Sequence[int] | np.ndarray, image_hw: tuple[int, int]) -> Mask:
+    """Return the mask of Label Studio's encoding; see `brush_runs`. Pixels of opacity above 127 are the region.
+
+    Besides runs, a list of values may follow: a bit that is 0, the number of a size, the count less one, the values.
+
+    Args:
+        runs: bytes as whole numbers, 0 to 255.
+        image_hw: the image's height and width, pixels.
+
+    Raises:
+        MaskError: not bytes, cut short, of an image of another size, or no pixel is set.
+    """
+    try:
+        data = bytes(np.asarray(runs).tolist())
+    except (TypeError, ValueError) as error:
+        raise MaskError("the brush's 'rle' is no list of whole numbers from 0 to 255; give Label Studio's") from error
+    if len(data) < 7:
+        raise MaskError("the brush's 'rle' is cut short; give all of Label Studio's numbers")
+    bits = _Bits(data)
+    total, value_bits = bits.read(32), bits.read(5) + 1
+    sizes = [bits.read(4) + 1 for _ in range(4)]
+    height, width = image_hw
+    if total != height * width * CHANNELS or value_bits != 8:
+        raise MaskError(
+            f"the brush has {total} values of {value_bits} bits, an image of {width} x {height} needs"
+            f" {height * width * CHANNELS} of 8 (width x height); give a region of this image"
+        )
+    values = np.empty(total, dtype=np.uint8)
+    done = 0
+    while done < total:
+        is_run = bits.read(1)
+        end = done + bits.read(sizes[bits.read(2)]) + 1
+        count = min(end, total) - done
+        values[done:end] = bits.read(8) if is_run else bits.read_bytes(count)
+        done += count
+    return Mask.from_array(values.reshape(height, width, CHANNELS)[..., CHANNELS - 1] > 127)
+
+
+class _Bits:
+    """Reads numbers from bytes, the highest bit first."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._place = data, 0
+
+    def read(self, size: int) -> int:
+        """Return the number in the next bits, at most 32."""
+        first, self._place = self._place, self._place + size
+        if self._place > 8 * len(self._data):
+            raise MaskError("the brush's 'rle' is cut short; give all of Label Studio's numbers")
+        window = int.from_bytes(self._data[first // 8 : first // 8 + 5].ljust(5, b"\0"))
+        return (window >> (40 - first % 8 - size)) & ((1 << size) - 1)
+
+    def read_bytes(self, count: int) -> np.ndarray:
+        """Return the next bytes, which may begin within one."""
+        first, self._place = self._place, self._place + 8 * count
+        if self._place > 8 * len(self._data):
+            raise MaskError("the brush's 'rle' is cut short; give all of Label Studio's numbers")
+        part = np.frombuffer(self._data[first // 8 : -(-self._place // 8)], dtype=np.uint8)
+        return np.packbits(np.unpackbits(part)[first % 8 : first % 8 + 8 * count])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maskwise.serve.settings import Access
 
-GUARDED = ("/v1/", "/metrics")
+GUARDED = ("/v1/", "/metrics", "/predict", "/setup", "/versions", "/webhook")
 """Paths that need the token, if there is one; the page itself holds no secret."""
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -74,9 +75,19 @@ def host_name(host: str) -> str:
 
 
 def has_token(headers: Headers, token: str) -> bool:
-    """Return whether a request has the bearer token; the time does not depend on how much of it is right."""
+    """Return whether a request has the token; the time does not depend on how much of it is right.
+
+    It is a bearer token, or the password of basic authentication, which is all that Label Studio sends.
+    """
     scheme, _, given = headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and secrets.compare_digest(given.strip().encode(), token.encode())
+    if scheme.lower() == "basic":
+        try:
+            given = base64.b64decode(given.strip(), validate=True).decode().partition(":")[2]
+        except ValueError:
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return secrets.compare_digest(given.strip().encode(), token.encode())
 
 
 class AccessGuard:

@@ -24,6 +24,8 @@ from maskwise.serve.access import AccessGuard
 from maskwise.serve.api import router
 from maskwise.serve.batching import BatchingThread, BusyError
 from maskwise.serve.bodies import MEGABYTE, BodyGuard, MemoryBudget
+from maskwise.serve.label_studio import router as label_studio_router
+from maskwise.serve.label_studio_images import LabelStudio
 from maskwise.serve.metrics import Metrics, MetricsRecorder
 from maskwise.serve.openapi import openapi_document
 from maskwise.serve.outlining import ImageStore, Outliner, Outlines
@@ -39,7 +41,14 @@ CLIENT_GONE = 499
 DESCRIPTION = "Name what is under a mask. Requests are forms; every refusal is a JSON object with `detail`."
 
 
-def make_application(predictor: Predictor, segmenter: Outlines, *, access: Access, limits: Limits) -> FastAPI:
+def make_application(
+    predictor: Predictor,
+    segmenter: Outlines,
+    *,
+    access: Access,
+    limits: Limits,
+    label_studio: LabelStudio | None = None,
+) -> FastAPI:
     """Return the application that answers requests.
 
     Args:
@@ -47,6 +56,7 @@ def make_application(predictor: Predictor, segmenter: Outlines, *, access: Acces
         segmenter: outlines things.
         access: who may talk to it.
         limits: what a client may ask for.
+        label_studio: the server whose ML backend this is; None for none.
     """
     metrics = Metrics()
 
@@ -82,6 +92,9 @@ def make_application(predictor: Predictor, segmenter: Outlines, *, access: Acces
         },
     )
     app.include_router(router)
+    if label_studio is not None:
+        app.state.label_studio = label_studio
+        app.include_router(label_studio_router)
     app.openapi = partial(openapi_document, app)  # type: ignore[method-assign]  # FastAPI's way to change it.
     _add_errors(app, metrics)
     _add_page(app)

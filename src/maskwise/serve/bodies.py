@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maskwise.serve.settings import Limits
 
-COUNTED = "/v1/"
+COUNTED = ("/v1/", "/predict")
 """Paths whose requests count; the page, /healthz and /metrics are always answered."""
 MEGABYTE = 1_000_000
 RETRY_AFTER_S = 2

@@ -22,23 +22,26 @@ from maskwise.serve.settings import is_loopback
 
 TOKEN_VARIABLE = "MASKWISE_TOKEN"
 """Environment variable that may hold the token."""
+LABEL_STUDIO_VARIABLE = "LABEL_STUDIO_API_KEY"
+"""Environment variable that may hold an access token of Label Studio, as its own tools call it."""
 DRAIN_S = 60
 """Seconds that running requests get after SIGTERM."""
 BACKLOG = 512
 """Connections that the system accepts before the server does."""
 
 
-def read_token(path: Path | None) -> str | None:
+def read_token(path: Path | None, variable: str = TOKEN_VARIABLE) -> str | None:
     """Return the token from a file, or from the environment; None if there is none.
 
     Args:
         path: file whose first line is the token.
+        variable: environment variable that may hold it.
 
     Raises:
         InputError: the file cannot be read or is empty.
     """
     if path is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
+        return os.environ.get(variable) or None
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -10,9 +10,8 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from maskwise.data.atomic_files import whole_file, write_text
-from maskwise.data.brush_rle import brush_runs
+from maskwise.data.label_studio_regions import Kind, region_values
 from maskwise.data.masks import Mask
-from maskwise.data.outlines import mask_polygons
 from maskwise.data.regions import Category
 from maskwise.data.writers.cvat import xml_text
 from maskwise.data.writers.records import NamedImage, NamedRegion, WriteOptions
@@ -77,12 +76,8 @@ def _results(
     }
     if region.confidence is not None:
         common["score"] = region.confidence
-    if not options.polygons:
-        value = {"format": "rle", "rle": brush_runs(mask).tolist(), "brushlabels": [category.name]}
-        yield {"id": str(region.annotation_id), "type": "brushlabels", **common, "value": value}
-        return
-    for number, part in enumerate(mask_polygons(mask)):
-        points = (part * 100 / (width, height)).round(6).tolist()
-        value = {"points": points, "closed": True, "polygonlabels": [category.name]}
+    kind: Kind = "polygon" if options.polygons else "brush"
+    for number, value in enumerate(region_values(mask, kind)):
         part_id = f"{region.annotation_id}-{number}" if number else str(region.annotation_id)
-        yield {"id": part_id, "type": "polygonlabels", **common, "value": value}
+        labels = f"{kind}labels"
+        yield {"id": part_id, "type": labels, **common, "value": {**value, labels: [category.name]}}

@@ -1,0 +1,1 @@
+"""Annotation tools and image libraries that Maskwise works in."""
