@@ -301,7 +301,9 @@ def main() -> None:
                 LABEL_STUDIO_USER_TOKEN=key,
                 LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN="true",
                 LABEL_STUDIO_HOST=studio_url,
-                ML_BLOCK_LOCAL_IP="false",  # Label Studio 1.23 refuses backends on its own machine without it.
+                # Without it Label Studio 1.23 refuses backends on its own machine and in private networks.
+                USE_DEFAULT_BANNED_SUBNETS="false",
+                USER_ADDITIONAL_BANNED_SUBNETS="169.254.0.0/16",
                 COLLECT_ANALYTICS="false",
                 LATEST_VERSION_CHECK="false",
                 SENTRY_DSN="",

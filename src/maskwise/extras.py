@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from maskwise.errors import MissingExtraError
 
-Extra = Literal["fit", "parquet", "report", "ray", "serve", "supervision", "train"]
+Extra = Literal["cvat", "fit", "parquet", "report", "ray", "serve", "supervision", "train"]
 
 
 @contextmanager

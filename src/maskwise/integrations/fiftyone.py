@@ -70,7 +70,7 @@ def mask_of_detection(detection: Any, image_hw: tuple[int, int]) -> Mask:
         return Mask.from_box((x * width, y * height, w * width, h * height), image_hw)
     left, top = round(x * width), round(y * height)
     size = max(round(w * width), 1), max(round(h * height), 1)
-    bits = (np.asarray(mask) > 0).astype(np.uint8)
+    bits: np.ndarray = (np.asarray(mask) > 0).astype(np.uint8)
     if bits.shape != size[::-1]:
         bits = cv2.resize(bits, size, interpolation=cv2.INTER_NEAREST)
     cut_x, cut_y = max(-left, 0), max(-top, 0)
@@ -82,8 +82,8 @@ def mask_of_detection(detection: Any, image_hw: tuple[int, int]) -> Mask:
 
 def _each(samples: Any) -> Iterable[Any]:
     if hasattr(samples, "iter_samples"):  # A dataset or a view.
-        return samples.iter_samples()  # type: ignore[no-any-return]
-    return [samples] if hasattr(samples, "filepath") else samples  # type: ignore[no-any-return]
+        return samples.iter_samples()
+    return [samples] if hasattr(samples, "filepath") else samples
 
 
 def _readable(
