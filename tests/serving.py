@@ -79,11 +79,17 @@ class ColourSegmenter:
 
 
 @contextmanager
-def client_of(model: Path, *, access: Access | None = None, segmenter=None, predictor=None, **limits):
+def client_of(
+    model: Path, *, access: Access | None = None, segmenter=None, predictor=None, label_studio=None, **limits
+):
     """Give a client of a server in this process."""
     predictor = predictor or Predictor(model, mode="exact")
     app = make_application(
-        predictor, segmenter or ColourSegmenter(), access=access or Access(), limits=Limits(**limits)
+        predictor,
+        segmenter or ColourSegmenter(),
+        access=access or Access(),
+        limits=Limits(**limits),
+        label_studio=label_studio,
     )
     with TestClient(app, base_url=LOCALHOST, raise_server_exceptions=False) as client:
         yield client

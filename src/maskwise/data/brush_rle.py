@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -62,7 +62,7 @@ def _packed(lengths: np.ndarray, values: np.ndarray, total: int) -> UInt8[np.nda
     return np.packbits(np.concatenate([np.array(list(first), dtype=np.uint8), runs]))
 
 
-def mask_of_brush(runs: Sequence[int] | np.ndarray, image_hw: tuple[int, int]) -> Mask:
+def mask_of_brush(runs: Any, image_hw: tuple[int, int]) -> Mask:
     """Return the mask of Label Studio's encoding; see `brush_runs`. Pixels of opacity above 127 are the region.
 
     Besides runs, a list of values may follow: a bit that is 0, the number of a size, the count less one, the values.
