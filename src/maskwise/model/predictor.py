@@ -17,6 +17,7 @@ from maskwise.data.masks import Mask
 from maskwise.errors import InputError, ModelError
 from maskwise.model.mask_inputs import DetectionsLike, Masks, as_masks
 from maskwise.model.model_file import KNOWN, OUTPUTS, ModelInfo, graph_inputs
+from maskwise.model.model_folder import find_model
 from maskwise.model.prediction import ImageOutputs, Limits, Prediction, check_top, chosen_classes
 from maskwise.model.runner import Device, GraphInputs, Runner
 from maskwise.views.integral_image import IntegralImage
@@ -85,7 +86,7 @@ class Predictor:
         """Open a model.
 
         Args:
-            model: model file (default: the built-in model).
+            model: model file, or the name of a model, see `find_model` (default: the built-in model).
             mode: `exact` crops around every mask, so that no answer depends on the other masks. `auto` shares crops
                 between nearby masks of similar size once an image has eight or more: faster, and some names change.
                 `shared` uses at most eight crops of a kind per image: many masks then take little longer than a few,
@@ -110,12 +111,12 @@ class Predictor:
         for name, value in (("min_known", min_known or 0), ("min_probability", min_probability)):
             if not 0 <= value <= 1:
                 raise InputError(f"{name} is {value}; give 0 to 1")
-        path = None if model is None else os.path.abspath(model)
+        path = None if model is None else find_model(model).absolute()
         self._arguments: dict[str, Any] = {"model": path, "mode": mode, "device": device, "threads": threads}
         self._arguments |= {"min_known": min_known, "min_probability": min_probability}
         self._arguments["classes"] = None if classes is None else tuple(classes)
         self.mode: Mode = mode
-        self._runner = Runner(model, threads=threads, device=device)
+        self._runner = Runner(path, threads=threads, device=device)
         self.info: ModelInfo = self._runner.info
         if min_known and self.info.min_known is None:
             raise ModelError(
@@ -142,6 +143,11 @@ class Predictor:
     def classes(self) -> tuple[str, ...]:
         """The names that the model knows, in the order of the logits."""
         return tuple(category.name for category in self.info.categories)
+
+    @property
+    def features(self) -> int:
+        """Numbers in an embedding."""
+        return self._runner.width(OUTPUTS[1]) * len(self.info.view.crops)
 
     @property
     def chosen(self) -> tuple[int, ...]:

@@ -18,9 +18,9 @@ from maskwise.errors import AnnotationError
 from maskwise.extras import needs_extra
 from maskwise.model.head_replacement import replace_head
 from maskwise.model.model_file import ModelInfo
+from maskwise.model.model_folder import find_model
 from maskwise.model.predictor import Predictor
 from maskwise.model.runner import Device
-from maskwise.model.session import built_in_model
 from maskwise.tasks.embedding import embed_regions
 from maskwise.tasks.linear_heads import Kind, Trial, choose_head
 
@@ -87,7 +87,7 @@ def fit_classes(
         import sklearn.linear_model  # noqa: F401
         import threadpoolctl  # noqa: F401
     start = time.perf_counter()
-    source = Path(model) if model is not None else built_in_model()
+    source = find_model(model)
     output = Path(output)
     check_output(output, inputs=[source])
     known = regions.regions.only(~regions.regions.crowd)
