@@ -73,11 +73,6 @@ ModelFile = Annotated[
         metavar="FILE|NAME", help="Model file, or a name that `maskwise models` lists (default: the built-in model)."
     ),
 ]
-    Path | None,
-    tyro.conf.arg(
-        metavar="FILE|NAME", help="Model file, or a name of `maskwise models` (default: the built-in model)."
-    ),
-]
 Threads = Annotated[int | None, tyro.conf.arg(metavar="N", help="CPU threads (default: all available cores).")]
 ClassNames = Annotated[
     str | None,
