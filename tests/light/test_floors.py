@@ -103,6 +103,7 @@ def test_public_names():
         "Fit",
         "LabelledRegion",
         "Mask",
+        "ModelRecord",
         "Name",
         "Prediction",
         "Predictor",
@@ -113,10 +114,12 @@ def test_public_names():
         "check_label_maps",
         "check_segments",
         "draw_overlay",
+        "embed_coco",
         "errors",
         "evaluate",
         "fit_classes",
         "label_coco",
+        "list_models",
         "load_image",
         "name_photos",
         "name_things",
@@ -124,6 +127,7 @@ def test_public_names():
         "regions_from_coco",
         "regions_from_label_maps",
         "segment_photos",
+        "write_predictions",
         "write_report",
     ]
     for name in maskwise.__all__:

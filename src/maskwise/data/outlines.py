@@ -8,7 +8,7 @@ from jaxtyping import Float64, Int64
 
 from maskwise.data.masks import Mask
 
-Polygon = Float64[np.ndarray, "points 2"]
+Polygon = Float64[np.ndarray, "_ 2"]
 """Corners x and y, pixels, where pixel (column, row) covers column to column + 1 and row to row + 1."""
 TOLERANCE = 0.5
 """Default tolerance, pixels: no pixel's centre changes sides, so pycocotools draws the same mask again."""

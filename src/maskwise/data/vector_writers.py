@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -83,17 +83,20 @@ def _write_npy(vectors: Vectors, output: Path) -> None:
         open(temporary, "wb") as file,
         open(ids, "w", encoding="utf-8", newline="") as table,
     ):
-        _write_array(vectors, file)
+        file.writelines(_array_pieces(vectors))
         writer = csv.writer(table)
         writer.writerow(("row", "annotation_id", "image_id", "file_name"))
         writer.writerows((place, *vectors.ids(row)) for place, row in enumerate(vectors.rows.tolist()))
 
 
-def _write_array(vectors: Vectors, file: BinaryIO) -> None:
+def _array_pieces(vectors: Vectors) -> Iterator[bytes]:
+    """Yield the bytes of a .npy file, some at a time."""
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(vectors.rows), vectors.features)}
-    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type, unused-ignore]
+    with io.BytesIO() as start:
+        np.lib.format.write_array_header_1_0(start, header)
+        yield start.getvalue()
     for _, chunk in vectors.chunks:
-        file.write(chunk.astype("<f4").tobytes())
+        yield chunk.astype("<f4").tobytes()
 
 
 def _write_npz(vectors: Vectors, output: Path) -> None:
@@ -106,7 +109,7 @@ def _write_npz(vectors: Vectors, output: Path) -> None:
     }
     with whole_file(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         with archive.open("vectors.npy", "w", force_zip64=True) as file:
-            _write_array(vectors, file)  # type: ignore[arg-type]
+            file.writelines(_array_pieces(vectors))
         for name, column in columns.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, column, allow_pickle=False)
