@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from maskwise.tasks.fitting import Fit, fit_classes
     from maskwise.tasks.labelling import label_coco
     from maskwise.tasks.naming import name_photos, name_things
+    from maskwise.tasks.nothing import find_nothing
     from maskwise.tasks.segmenting import segment_photos
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "draw_overlay",
     "errors",
     "evaluate",
+    "find_nothing",
     "fit_classes",
     "label_coco",
     "load_image",
@@ -78,6 +80,7 @@ _HOMES = {
     "check_segments": "tasks.checking",
     "draw_overlay": "reports.overlay",
     "evaluate": "tasks.evaluation",
+    "find_nothing": "tasks.nothing",
     "fit_classes": "tasks.fitting",
     "label_coco": "tasks.labelling",
     "load_image": "data.images",
