@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from maskwise.data.atomic_files import check_output, write_json
-from maskwise.data.images import IMAGE_SUFFIXES, Pixels, load_image
+from maskwise.data.images import IMAGE_SUFFIXES, ImageSource, Pixels, as_pixels, load_image
 from maskwise.data.masks import Mask
 from maskwise.data.problems import OnError, Problem, write_problems
 from maskwise.data.regions import Category
@@ -55,7 +55,7 @@ class NamedPhoto:
 
 
 def name_things(
-    image: Pixels,
+    image: ImageSource,
     segmenter: Segmenter,
     predictor: Predictor,
     *,
@@ -68,7 +68,7 @@ def name_things(
     one stays, unless it holds several things of that class side by side: then these stay.
 
     Args:
-        image: height x width x 3, uint8, RGB.
+        image: height x width x 3, uint8, RGB; or what `load_image` takes, such as a path.
         segmenter: outlines.
         predictor: names.
         top: how many classes each prediction holds.
@@ -80,8 +80,9 @@ def name_things(
     Raises:
         ImageError, InputError: see `Segmenter.segment` and `Predictor.predict`.
     """
-    segments = segmenter.segment(image, points_per_side=points_per_side)
-    predictions = predictor.predict(image, [segment.mask for segment in segments], top=top)
+    pixels = as_pixels(image)
+    segments = segmenter.segment(pixels, points_per_side=points_per_side)
+    predictions = predictor.predict(pixels, [segment.mask for segment in segments], top=top)
     pairs = zip(segments, predictions, strict=True)
     things = [Thing(segment, prediction) for segment, prediction in pairs if not prediction.is_none]
     return sorted(without_nested(things), key=lambda thing: -thing.score)
