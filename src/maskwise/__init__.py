@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from maskwise.tasks.labelling import label_coco
     from maskwise.tasks.listing import ModelRecord, list_models
     from maskwise.tasks.naming import name_photos, name_things
+    from maskwise.tasks.nothing import find_nothing
     from maskwise.tasks.segmenting import segment_photos
     from maskwise.tasks.writing import write_predictions
 
@@ -54,6 +55,7 @@ __all__ = [
     "embed_coco",
     "errors",
     "evaluate",
+    "find_nothing",
     "fit_classes",
     "label_coco",
     "list_models",
@@ -87,6 +89,7 @@ _HOMES = {
     "draw_overlay": "reports.overlay",
     "embed_coco": "tasks.embedding_files",
     "evaluate": "tasks.evaluation",
+    "find_nothing": "tasks.nothing",
     "fit_classes": "tasks.fitting",
     "label_coco": "tasks.labelling",
     "list_models": "tasks.listing",

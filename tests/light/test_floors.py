@@ -117,6 +117,7 @@ def test_public_names():
         "embed_coco",
         "errors",
         "evaluate",
+        "find_nothing",
         "fit_classes",
         "label_coco",
         "list_models",
