@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from maskwise.reports.overlay import draw_overlay
     from maskwise.reports.report_folder import write_report
     from maskwise.tasks.checking import check_label_maps, check_segments
+    from maskwise.tasks.embedding_files import embed_coco
     from maskwise.tasks.evaluation import Evaluation, evaluate
     from maskwise.tasks.fitting import Fit, fit_classes
     from maskwise.tasks.labelling import label_coco
+    from maskwise.tasks.listing import ModelRecord, list_models
     from maskwise.tasks.naming import name_photos, name_things
+    from maskwise.tasks.nothing import find_nothing
     from maskwise.tasks.segmenting import segment_photos
     from maskwise.tasks.writing import write_predictions
 
@@ -38,6 +41,7 @@ __all__ = [
     "Fit",
     "LabelledRegion",
     "Mask",
+    "ModelRecord",
     "Name",
     "Prediction",
     "Predictor",
@@ -48,10 +52,13 @@ __all__ = [
     "check_label_maps",
     "check_segments",
     "draw_overlay",
+    "embed_coco",
     "errors",
     "evaluate",
+    "find_nothing",
     "fit_classes",
     "label_coco",
+    "list_models",
     "load_image",
     "name_photos",
     "name_things",
@@ -70,6 +77,7 @@ _HOMES = {
     "Fit": "tasks.fitting",
     "LabelledRegion": "data.regions",
     "Mask": "data.masks",
+    "ModelRecord": "tasks.listing",
     "Name": "model.prediction",
     "Prediction": "model.prediction",
     "Predictor": "model.predictor",
@@ -79,9 +87,12 @@ _HOMES = {
     "check_label_maps": "tasks.checking",
     "check_segments": "tasks.checking",
     "draw_overlay": "reports.overlay",
+    "embed_coco": "tasks.embedding_files",
     "evaluate": "tasks.evaluation",
+    "find_nothing": "tasks.nothing",
     "fit_classes": "tasks.fitting",
     "label_coco": "tasks.labelling",
+    "list_models": "tasks.listing",
     "load_image": "data.images",
     "name_photos": "tasks.naming",
     "name_things": "tasks.naming",

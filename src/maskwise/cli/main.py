@@ -17,6 +17,8 @@ COMMANDS = {
     "serve": "open a page to click on things and read their names, and an HTTP API",
     "demo": "open that page on the example photographs",
     "check": "list every fault of annotations, segments or label maps",
+    "embed": "write a vector for every annotation of a COCO file",
+    "models": "list the models there are: what each knows, size, accuracy, licence",
     "evaluate": "evaluate a model on labelled regions",
     "fit": "fit a model of your own classes to a few labelled regions",
     "train": "train a model on COCO files and label maps",

@@ -67,7 +67,12 @@ Mode = Annotated[
     ),
 ]
 DeviceFlag = Annotated[Literal["cpu", "cuda"], tyro.conf.arg(help="Where the model runs.")]
-ModelFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help="Model file (default: the built-in model).")]
+ModelFile = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        metavar="FILE|NAME", help="Model file, or a name that `maskwise models` lists (default: the built-in model)."
+    ),
+]
 Threads = Annotated[int | None, tyro.conf.arg(metavar="N", help="CPU threads (default: all available cores).")]
 ClassNames = Annotated[
     str | None,

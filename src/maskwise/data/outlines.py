@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from maskwise.data.masks import Mask
 
-Polygon = Float64[np.ndarray, "points 2"]
+Polygon = Float64[np.ndarray, "_ 2"]
 """Corners x and y, pixels, where pixel (column, row) covers column to column + 1 and row to row + 1."""
 TOLERANCE = 0.5
 """Default tolerance, pixels: no pixel's centre changes sides, so pycocotools draws the same mask again."""
+
+MAX_PARTS = 2000
+"""From more parts on, each is joined to the one before it, wherever that lies: the time would grow with the square."""
+MAX_PAIRS = 1_000_000
+"""Maximum number of distances that are computed at once: this bounds memory."""
 
 
 def mask_polygons(mask: Mask, *, tolerance: float = TOLERANCE) -> list[Polygon]:
@@ -44,20 +51,80 @@ def mask_polygons(mask: Mask, *, tolerance: float = TOLERANCE) -> list[Polygon]:
 
 
 def joined(polygons: list[Polygon]) -> Polygon:
-    """Return one polygon of several, joined by cuts of no width between their closest corners.
+    """Return one polygon of several, joined by cuts of no width between close corners of close ones.
 
     Args:
         polygons: at least one; those that turn the other way round are holes.
     """
-    whole = polygons[0]
-    rest = list(polygons[1:])
-    while rest:
-        distances = [((whole[:, None] - other[None]) ** 2).sum(axis=2) for other in rest]
-        nearest = int(np.argmin([one.min() for one in distances]))
-        here, there = np.unravel_index(int(distances[nearest].argmin()), distances[nearest].shape)
-        other = np.roll(rest.pop(nearest), -int(there), axis=0)
-        whole = np.concatenate([whole[: here + 1], other, other[:1], whole[here:]])
-    return whole
+    cuts: list[list[tuple[int, int, int]]] = [[] for _ in polygons]
+    """Of each polygon: a corner, the polygon that is joined to it there, and the corner of that one."""
+    for child, parent in _neighbours(np.array([polygon.mean(axis=0) for polygon in polygons])):
+        here, there = _nearest_corners(polygons[parent], polygons[child])
+        cuts[parent].append((here, child, there))
+    parts: list[Polygon] = []
+    waiting = [_pieces(polygons, cuts, 0, 0)]
+    while waiting:  # Not by recursion: a chain of polygons may be long.
+        step = next(waiting[-1], None)
+        if step is None:
+            waiting.pop()
+        elif isinstance(step, tuple):
+            waiting.append(_pieces(polygons, cuts, *step))
+        else:
+            parts.append(step)
+    return np.concatenate(parts)
+
+
+def _pieces(
+    polygons: list[Polygon], cuts: list[list[tuple[int, int, int]]], number: int, first: int
+) -> Iterator[Polygon | tuple[int, int]]:
+    """Yield a polygon's corners from one of them on, and where another polygon is joined, its number and corner.
+
+    A polygon that is joined to another ends at the corner where it began; corners with a cut come before and after it.
+    """
+    polygon = np.roll(polygons[number], -first, axis=0)
+    start = 0
+    for place, child, corner in sorted(((here - first) % len(polygon), *more) for here, *more in cuts[number]):
+        yield polygon[start : place + 1]
+        yield child, corner
+        start = place
+    yield polygon[start:]
+    if number:
+        yield polygon[:1]
+
+
+def _neighbours(centres: Float64[np.ndarray, "n 2"]) -> Iterator[tuple[int, int]]:
+    """Yield for each polygon but the first one that came before it, so that the ways between centres are short.
+
+    Source:
+        R. C. Prim, Shortest connection networks and some generalizations (1957).
+    """
+    if len(centres) > MAX_PARTS:
+        yield from ((number, number - 1) for number in range(1, len(centres)))
+        return
+    distance, parent = np.full(len(centres), np.inf), np.zeros(len(centres), dtype=np.int64)
+    left = np.ones(len(centres), dtype=bool)
+    latest = 0
+    for _ in range(len(centres) - 1):
+        left[latest] = False
+        from_latest = ((centres - centres[latest]) ** 2).sum(axis=1)
+        closer = left & (from_latest < distance)
+        distance[closer], parent[closer] = from_latest[closer], latest
+        latest = int(np.where(left, distance, np.inf).argmin())
+        yield latest, int(parent[latest])
+
+
+def _nearest_corners(one: Polygon, other: Polygon) -> tuple[int, int]:
+    """Return the place of a corner in each of two polygons; no two are closer."""
+    best, nearest = np.inf, (0, 0)
+    block = max(MAX_PAIRS // len(one), 1)
+    for start in range(0, len(other), block):
+        distances = ((one[:, None] - other[None, start : start + block]) ** 2).sum(axis=2)
+        place = int(distances.argmin())
+        if distances.flat[place] < best:
+            best = float(distances.flat[place])
+            here, there = divmod(place, distances.shape[1])
+            nearest = here, start + there
+    return nearest
 
 
 def _signed_area(loop: Polygon) -> float:

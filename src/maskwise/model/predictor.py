@@ -12,11 +12,12 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from maskwise.data.images import Pixels, check_pixels
+from maskwise.data.images import ImageSource, Pixels, as_pixels
 from maskwise.data.masks import Mask
 from maskwise.errors import InputError, ModelError
 from maskwise.model.mask_inputs import DetectionsLike, Masks, as_masks
 from maskwise.model.model_file import KNOWN, OUTPUTS, ModelInfo, graph_inputs
+from maskwise.model.model_folder import find_model
 from maskwise.model.prediction import ImageOutputs, Limits, Prediction, check_top, chosen_classes
 from maskwise.model.runner import Device, GraphInputs, Runner
 from maskwise.views.integral_image import IntegralImage
@@ -85,7 +86,7 @@ class Predictor:
         """Open a model.
 
         Args:
-            model: model file (default: the built-in model).
+            model: model file, or the name of a model, see `find_model` (default: the built-in model).
             mode: `exact` crops around every mask, so that no answer depends on the other masks. `auto` shares crops
                 between nearby masks of similar size once an image has eight or more: faster, and some names change.
                 `shared` uses at most eight crops of a kind per image: many masks then take little longer than a few,
@@ -110,12 +111,12 @@ class Predictor:
         for name, value in (("min_known", min_known or 0), ("min_probability", min_probability)):
             if not 0 <= value <= 1:
                 raise InputError(f"{name} is {value}; give 0 to 1")
-        path = None if model is None else os.path.abspath(model)
+        path = None if model is None else find_model(model).absolute()
         self._arguments: dict[str, Any] = {"model": path, "mode": mode, "device": device, "threads": threads}
         self._arguments |= {"min_known": min_known, "min_probability": min_probability}
         self._arguments["classes"] = None if classes is None else tuple(classes)
         self.mode: Mode = mode
-        self._runner = Runner(model, threads=threads, device=device)
+        self._runner = Runner(path, threads=threads, device=device)
         self.info: ModelInfo = self._runner.info
         if min_known and self.info.min_known is None:
             raise ModelError(
@@ -144,13 +145,18 @@ class Predictor:
         return tuple(category.name for category in self.info.categories)
 
     @property
+    def features(self) -> int:
+        """Numbers in an embedding."""
+        return self._runner.width(OUTPUTS[1]) * len(self.info.view.crops)
+
+    @property
     def chosen(self) -> tuple[int, ...]:
         """The class indices that a region may have, ascending: those of `classes`, else all."""
         return tuple(range(len(self.info.categories))) if self._chosen is None else self._chosen
 
     def predict(
         self,
-        image: np.ndarray,
+        image: ImageSource,
         masks: Masks,
         *,
         top: int = 5,
@@ -160,7 +166,7 @@ class Predictor:
         """Name regions of an image.
 
         Args:
-            image: height x width x 3, uint8, RGB.
+            image: height x width x 3, uint8, RGB; or what `load_image` takes, such as a path.
             masks: N x height x width, nonzero where the region is; or a sequence of such arrays or of `Mask`; or
                 detections as in the library supervision, with masks or with boxes alone.
             top: how many classes each prediction holds, the most probable first; at least 1.
@@ -171,7 +177,7 @@ class Predictor:
             One prediction per mask, in order.
 
         Raises:
-            ImageError: the image has another shape or type.
+            ImageError: the image has another shape or type, or cannot be read.
             MaskError: a mask has another size than the image or no pixel set; the message has its index.
             InputError: top is below 1, or the model does not know a class.
 
@@ -185,7 +191,7 @@ class Predictor:
         return replace(outputs, chosen=chosen).predictions(top)
 
     def predict_many(
-        self, images: Iterable[tuple[np.ndarray, Masks]], *, top: int = 5, embeddings: bool = False
+        self, images: Iterable[tuple[ImageSource, Masks]], *, top: int = 5, embeddings: bool = False
     ) -> Iterator[list[Prediction]]:
         """Name regions of many images; batches cross images, so that few masks per image still use all cores.
 
@@ -203,20 +209,20 @@ class Predictor:
         check_top(top)
         return (outputs.predictions(top) for outputs in self.run_many(images, embeddings=embeddings))
 
-    def probabilities(self, image: np.ndarray, masks: Masks) -> Float32[np.ndarray, "regions classes"]:
+    def probabilities(self, image: ImageSource, masks: Masks) -> Float32[np.ndarray, "regions classes"]:
         """Return the probability of every class for every region; arguments and errors as in `predict`.
 
         They are calibrated in exact mode.
         """
         return self.run(image, masks).probabilities
 
-    def embed(self, image: np.ndarray, masks: Masks) -> Float32[np.ndarray, "regions features"]:
+    def embed(self, image: ImageSource, masks: Masks) -> Float32[np.ndarray, "regions features"]:
         """Return the features that the last layer classifies, per region; arguments and errors as in `predict`."""
         outputs = self.run(image, masks, logits=False, embeddings=True)
         assert outputs.embeddings is not None
         return outputs.embeddings
 
-    def label_detections(self, image: np.ndarray, detections: DetectionsT) -> DetectionsT:
+    def label_detections(self, image: ImageSource, detections: DetectionsT) -> DetectionsT:
         """Return the same detections with `class_id`, `confidence` and `data["class_name"]` filled in.
 
         `data["is_none"]` says which are "none of these"; if the model can tell, `data["known"]` has the probability of
@@ -224,7 +230,7 @@ class Predictor:
         the class index.
 
         Args:
-            image: height x width x 3, uint8, RGB.
+            image: height x width x 3, uint8, RGB; or what `load_image` takes, such as a path.
             detections: `supervision.Detections`, with masks or with boxes alone.
 
         Raises:
@@ -249,7 +255,7 @@ class Predictor:
         )
         return filled
 
-    def run(self, image: np.ndarray, masks: Masks, *, logits: bool = True, embeddings: bool = False) -> ImageOutputs:
+    def run(self, image: ImageSource, masks: Masks, *, logits: bool = True, embeddings: bool = False) -> ImageOutputs:
         """Return what the network makes of regions, as arrays.
 
         Args:
@@ -267,7 +273,7 @@ class Predictor:
         return outputs
 
     def run_many(
-        self, images: Iterable[tuple[np.ndarray, Masks]], *, logits: bool = True, embeddings: bool = False
+        self, images: Iterable[tuple[ImageSource, Masks]], *, logits: bool = True, embeddings: bool = False
     ) -> Iterator[ImageOutputs]:
         """Yield what the network makes of the regions of each image, in order; batches cross images.
 
@@ -282,8 +288,8 @@ class Predictor:
         planned = (self._planned(image, masks, logits=logits, embeddings=embeddings) for image, masks in images)
         return self._run_planned(planned)
 
-    def _planned(self, image: np.ndarray, masks: Masks, *, logits: bool, embeddings: bool) -> _PlannedImage:
-        pixels = check_pixels(image)
+    def _planned(self, image: ImageSource, masks: Masks, *, logits: bool, embeddings: bool) -> _PlannedImage:
+        pixels = as_pixels(image)
         regions = as_masks(masks, pixels.shape[:2])
         kinds = self.info.view.crops
         plan = [(kind, shared) for kind, one in enumerate(kinds) for shared in self._plan(regions, one)]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 
 from maskwise.concurrency import map_in_threads
-from maskwise.model.session import available_cores, built_in_model, open_session
+from maskwise.model.model_folder import find_model
+from maskwise.model.session import available_cores, open_session
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -38,8 +39,8 @@ class Runner:
         self, model: str | os.PathLike[str] | None = None, *, threads: int | None = None, device: Device = "cpu"
     ) -> None:
         """Open a model; arguments and errors as in `Predictor`."""
-        self._model = Path(model if model is not None else built_in_model()).absolute()
-        self._session, self.info = open_session(model, threads=threads, device=device)
+        self._model = find_model(model).absolute()
+        self._session, self.info = open_session(self._model, threads=threads, device=device)
         self._state = _file_state(self._model)
         self._workers = (threads or available_cores()) if device == "cpu" else 1
         self._batches_run = 0

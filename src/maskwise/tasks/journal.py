@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import BinaryIO
 import msgspec
 
 from maskwise.data.coco_file import CocoFile
+from maskwise.data.file_lock import lock_file
 from maskwise.data.problems import Problem
 from maskwise.errors import AnnotationError, InputError
 from maskwise.model.predictor import Predictor
@@ -121,7 +121,7 @@ class Journal:
         except OSError as error:
             raise InputError(f"{self._path}: cannot be written ({error.strerror}); give another output") from error
         try:
-            _lock(self._file, self._path)
+            lock_file(self._file, self._path)
             self._check_header(self._file)
         except Exception:
             self._file.close()
@@ -186,21 +186,3 @@ class Journal:
     def _opened(self) -> BinaryIO:
         assert self._file is not None, "enter the journal first"
         return self._file
-
-
-def _lock(file: BinaryIO, path: Path) -> None:
-    """Lock a file for this process, where the system has such locks.
-
-    Raises:
-        InputError: another process has locked it.
-    """
-    if os.name == "nt":
-        return
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"{path}: another run is writing this output; wait for it, or give another output") from error
-    except OSError:  # A file system without locks.
-        return

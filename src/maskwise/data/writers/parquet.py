@@ -13,7 +13,7 @@ from maskwise.data.writers.records import NamedImage, NamedRegion, WriteOptions,
 from maskwise.data.writers.rows import row_of
 from maskwise.extras import needs_extra
 
-GROUP = 10_000
+GROUP = 2000
 """Rows that are kept before they are written."""
 
 
