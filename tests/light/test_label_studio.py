@@ -63,6 +63,14 @@ def test_a_list_of_values_is_read_too():
     assert mask_of_brush(runs, (2, 3)).to_array().tolist() == [[False, False, True], [False, True, True]]
 
 
+def test_runs_may_end_within_a_pixel():
+    # 5 zeros; 8 values, of which those at 7 and 11 are opacities; 11 of 255.
+    values = [(0, 8), (0, 8), (128, 8), (9, 8), (9, 8), (9, 8), (127, 8), (255, 8)]
+    first, last = ((1, 1), (0, 2), (4, 3), (0, 8)), ((1, 1), (1, 2), (10, 4), (255, 8))
+    runs = bits_of(*HEAD, *first, (0, 1), (0, 2), (7, 3), *values, *last)
+    assert mask_of_brush(runs, (2, 3)).to_array().tolist() == [[False, True, False], [True, True, True]]
+
+
 @pytest.mark.parametrize(
     ("runs", "message"),
     [

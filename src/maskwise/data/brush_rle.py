@@ -89,15 +89,19 @@ def mask_of_brush(runs: Any, image_hw: tuple[int, int]) -> Mask:
             f"the brush has {total} values of {value_bits} bits, an image of {width} x {height} needs"
             f" {height * width * CHANNELS} of 8 (width x height); give a region of this image"
         )
-    values = np.empty(total, dtype=np.uint8)
+    opacity = np.zeros(height * width, dtype=np.uint8)
     done = 0
     while done < total:
         is_run = bits.read(1)
-        end = done + bits.read(sizes[bits.read(2)]) + 1
-        count = min(end, total) - done
-        values[done:end] = bits.read(8) if is_run else bits.read_bytes(count)
-        done += count
-    return Mask.from_array(values.reshape(height, width, CHANNELS)[..., CHANNELS - 1] > 127)
+        end = min(done + bits.read(sizes[bits.read(2)]) + 1, total)
+        # A pixel's opacity is the last of its values.
+        pixels = slice(done // CHANNELS, end // CHANNELS)
+        if is_run:
+            opacity[pixels] = bits.read(8)
+        else:
+            opacity[pixels] = bits.read_bytes(end - done)[(CHANNELS - 1 - done) % CHANNELS :: CHANNELS]
+        done = end
+    return Mask.from_array(opacity.reshape(height, width) > 127)
 
 
 class _Bits:
