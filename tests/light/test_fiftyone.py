@@ -91,6 +91,11 @@ def test_what_is_none_of_these_gets_no_name_or_the_given_one(predictor, photo):
         assert one["is_none"] is True
 
 
+def test_a_box_has_the_pixels_that_rounded_shares_mean():
+    rounded = Detection(bounding_box=[0.125, 0.33333, 0.6, 0.16667], mask=None)
+    assert mask_of_detection(rounded, (60, 80)).box_xywh == (10, 20, 48, 10)
+
+
 def test_a_mask_lies_in_its_box_and_may_have_another_size_or_stick_out():
     left = np.zeros((10, 8), dtype=np.uint8)
     left[:, :2] = 1

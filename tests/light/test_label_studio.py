@@ -96,6 +96,11 @@ def test_regions_are_masks_and_masks_are_regions(kind):
     assert (mask.box_xywh, mask.area) == (GREEN_BOX, 720)
 
 
+def test_a_rectangle_has_the_pixels_that_rounded_percent_mean():
+    value = {"x": 12.5, "y": 33.333, "width": 60, "height": 16.667}
+    assert mask_of_region({"type": "rectangle", "value": value}, HW).box_xywh == (10, 20, 48, 10)
+
+
 def test_a_rectangle_is_turned_around_its_first_corner():
     # 40 x 12 pixels at (40, 6), turned clockwise by a quarter: 12 pixels to the left, 40 down.
     value = {"x": 50, "y": 10, "width": 50, "height": 20, "rotation": 90}
@@ -380,3 +385,30 @@ def test_the_token_is_the_password_of_basic_authentication(model, tmp_path):
         assert client.get("/versions", headers={"Authorization": f"Bearer {token}"}).status_code == 200
         assert client.post("/predict", json={}).status_code == 401
         assert client.get("/health").json()["status"] == "UP"
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        (
+            f'<Rectangle name="r" toName="i"/><Labels name="l" toName="i">{LABELS}</Labels>',
+            [("r", "rectangle", None), ("l", "labels", ["Person"]), ("r", "rectangle", None), ("l", "labels", ["dog"])],
+        ),
+        (
+            f'<Polygon name="p" toName="i"/><PolygonLabels name="l" toName="i">{LABELS}</PolygonLabels>',
+            [("l", "polygonlabels", ["Person"]), ("l", "polygonlabels", ["dog"])],
+        ),
+        (
+            f'<RectangleLabels name="l" toName="i">{LABELS}</RectangleLabels>',
+            [("l", "rectanglelabels", ["Person"]), ("l", "rectanglelabels", ["dog"])],
+        ),
+    ],
+)
+def test_things_become_what_the_configuration_has(client, tags, expected):
+    config = f'<View><Image name="i" value="$u"/>{tags}</View>'
+    (prediction,) = ask(client, task(), config=config).json()["results"]
+    records = sorted(prediction["result"], key=lambda one: mask_of_region(one, HW).box_xywh)
+    assert [(one["from_name"], one["type"], one["value"].get(one["type"])) for one in records] == expected
+    boxes = [mask_of_region(one, HW).box_xywh for one in records]
+    assert sorted(set(boxes)) == [RED_BOX, GREEN_BOX]
+    assert len({one["id"] for one in records}) == 2

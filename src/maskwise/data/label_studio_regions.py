@@ -10,6 +10,7 @@ import numpy as np
 from maskwise.data.brush_rle import brush_runs, mask_of_brush
 from maskwise.data.masks import Mask
 from maskwise.data.outlines import mask_polygons
+from maskwise.data.relative_boxes import mask_of_shares
 from maskwise.errors import MaskError
 
 Kind = Literal["brush", "polygon", "rectangle"]
@@ -64,7 +65,7 @@ def mask_of_region(result: Mapping[str, Any], image_hw: tuple[int, int]) -> Mask
         return Mask.from_polygons([_points(value.get("points")) * (width / 100, height / 100)], image_hw)
     x, y, w, h, rotation = _numbers(value)
     if not rotation:
-        return Mask.from_box((x * width / 100, y * height / 100, w * width / 100, h * height / 100), image_hw)
+        return mask_of_shares((x / 100, y / 100, w / 100, h / 100), image_hw)
     # Label Studio turns a rectangle clockwise around its first corner.
     corners = np.array([(0, 0), (w, 0), (w, h), (0, h)]) * (width / 100, height / 100)
     sine, cosine = np.sin(np.deg2rad(rotation)), np.cos(np.deg2rad(rotation))

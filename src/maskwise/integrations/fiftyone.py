@@ -12,6 +12,7 @@ import numpy as np
 from maskwise.data.images import Pixels, load_image
 from maskwise.data.masks import Mask
 from maskwise.data.problems import Problem
+from maskwise.data.relative_boxes import mask_of_shares
 from maskwise.errors import ImageError, InputError, MaskError
 from maskwise.model.prediction import Prediction
 from maskwise.model.predictor import Predictor
@@ -67,7 +68,7 @@ def mask_of_detection(detection: Any, image_hw: tuple[int, int]) -> Mask:
     x, y, w, h = (float(value) for value in detection.bounding_box)
     mask = detection.get_mask() if hasattr(detection, "get_mask") else detection.mask
     if mask is None:
-        return Mask.from_box((x * width, y * height, w * width, h * height), image_hw)
+        return mask_of_shares((x, y, w, h), image_hw)
     left, top = round(x * width), round(y * height)
     size = max(round(w * width), 1), max(round(h * height), 1)
     bits: np.ndarray = (np.asarray(mask) > 0).astype(np.uint8)
