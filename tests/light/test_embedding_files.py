@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -133,6 +134,26 @@ def test_an_interrupted_run_resumes(segments, model, tmp_path, monkeypatch):
     with np.load(tmp_path / "v.npz") as resumed, np.load(tmp_path / "w.npz") as whole:
         np.testing.assert_array_equal(resumed["vectors"], whole["vectors"])
     assert not (tmp_path / "v.npz.partial").exists()
+
+
+def test_rows_that_moved_do_not_get_their_neighbours_vectors(segments, model, tmp_path, monkeypatch):
+    """Two images of the same pixels and outlines, then their annotations in turn: the same images in other rows."""
+    content = json.loads(segments.read_text())
+    pair = [one for one in content["annotations"] if one["image_id"] == 1]
+    images = [{"id": number, "file_name": f"{number}.png"} for number in (1, 2)]
+    for image in images:
+        shutil.copy(segments.parent / "images/001.png", segments.parent / "images" / image["file_name"])
+    rows = [{**one, "id": 10 * number + n, "image_id": number} for number in (1, 2) for n, one in enumerate(pair)]
+    segments.write_text(json.dumps({"images": images, "annotations": rows}))
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorRecords, "delete", lambda self: None)
+        run(segments, model, tmp_path / "v.npz")
+    rows[1], rows[2] = rows[2], rows[1]
+    segments.write_text(json.dumps({"images": images, "annotations": rows}))
+    run(segments, model, tmp_path / "v.npz")
+    with np.load(tmp_path / "v.npz", allow_pickle=False) as archive:
+        columns = [archive[key].tolist() for key in ("annotation_ids", "image_ids", "file_names")]
+        check(list(zip(*columns, archive["vectors"], strict=True)), expected(segments, model))
 
 
 def test_vectors_of_another_model_do_not_count(segments, model, tmp_path, monkeypatch):
