@@ -14,7 +14,7 @@ from maskwise.errors import MaskError
 from maskwise.extras import needs_extra
 from maskwise.model.predictor import Predictor
 from maskwise.model.segmenter import Segmenter
-from maskwise.tasks.naming import name_things
+from maskwise.tasks.naming import MIN_SCORE, name_things
 
 READ = ("rectangle", "polygon", "mask", "ellipse")
 """Types of shapes that are regions."""
@@ -62,12 +62,14 @@ class NamingFunction:
         """Return named shapes of one image: those that are there and get a name, or things.
 
         Args:
-            context: its `conf_threshold` is the minimum probability; `conv_mask_to_poly` asks for polygons.
+            context: its `conf_threshold` is the minimum probability of a shape's name, or score of a thing;
+                `conv_mask_to_poly` asks for polygons.
             image: a Pillow image.
         """
         pixels = np.array(image.convert("RGB"))
         least = context.conf_threshold or 0.0
         if self._shapes is None:
+            least = MIN_SCORE if context.conf_threshold is None else least
             return self._found(pixels, least, polygons=context.conv_mask_to_poly)
         shapes = self._shapes.get(context.frame_name, ())
         named = []
@@ -84,12 +86,12 @@ class NamingFunction:
 
     def _found(self, pixels: Pixels, least: float, *, polygons: bool) -> list[Any]:
         assert self._segmenter is not None, "made where there are no shapes"
-        things = name_things(pixels, self._segmenter, self.predictor, points_per_side=self._points_per_side)
+        side = self._points_per_side
+        things = name_things(pixels, self._segmenter, self.predictor, points_per_side=side, min_score=least)
         classes = self.predictor.classes
         return [
             outline
             for thing in things
-            if thing.prediction.probability >= least
             for outline in self._outlines(classes.index(thing.prediction.name), thing.segment.mask, polygons=polygons)
         ]
 

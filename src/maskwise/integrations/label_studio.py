@@ -14,7 +14,7 @@ from maskwise.errors import MaskError, naming_mask
 from maskwise.integrations.label_studio_config import LABELS, Control, Labelling
 from maskwise.model.prediction import ImageOutputs
 from maskwise.model.segmenter import Segment
-from maskwise.tasks.naming import Thing, without_nested
+from maskwise.tasks.naming import MIN_SCORE, Thing, things_of
 
 MIN_OFFERED = 0.5
 """A region gets a name if it is at least this probable that it is one of the configuration's names."""
@@ -160,8 +160,7 @@ def regions_of_segments(
     names = names_of(outputs, labelling)
     things = [Thing(*pair) for pair in zip(segments, outputs.predictions(1), strict=True)]
     name_of = {id(thing): name for thing, name in zip(things, names, strict=True)}
-    kept = without_nested([thing for thing in things if name_of[id(thing)] is not None])
-    kept.sort(key=lambda thing: -thing.score)
+    kept = things_of([thing for thing in things if name_of[id(thing)] is not None], MIN_SCORE)
     return [TaskRegion((), thing.segment.mask, kind) for thing in kept], [name_of[id(thing)] for thing in kept]
 
 
