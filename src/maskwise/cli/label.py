@@ -34,6 +34,8 @@ class Command:
     """COCO file to write."""
     overlay: Path | None = None
     """Also draw every image with its named regions into this folder."""
+    report: Path | None = None
+    """Also write a page (HTML) with pictures of the regions, the least sure first."""
     top: int = 5
     """Number of classes per annotation."""
     engine: Literal["local", "ray"] = "local"
@@ -56,9 +58,12 @@ class Command:
 
     def run(self) -> None:
         """Label, and print how much was done."""
+        from maskwise.data.atomic_files import check_output
         from maskwise.model.predictor import Predictor
         from maskwise.tasks.labelling import label_coco
 
+        if self.report is not None:
+            check_output(self.report, inputs=[path for path in (self.segments, self.output) if not path.is_dir()])
         threads = 1 if self.threads is None and self.engine == "ray" else self.threads
         predictor = Predictor(
             self.model,
@@ -83,10 +88,15 @@ class Command:
         print(f"{self.output}: {done.annotations} annotations, {done.named_now} named in this run")
         if done.none:
             print(f"{done.none} annotations are none of these")
+        folder = self.images.parent if self.images.is_file() else self.images
+        if self.report is not None:
+            from maskwise.reports.label_page import write_label_page
+
+            write_label_page(self.output, folder, self.report, allow_outside=self.allow_outside)
+            print(f"{self.report}: the report")
         if self.overlay is not None:
             from maskwise.reports.overlay_folder import write_overlays
 
-            folder = self.images.parent if self.images.is_file() else self.images
             count = write_overlays(self.output, folder, self.overlay, allow_outside=self.allow_outside)
             print(f"{self.overlay}: {count} pictures")
         if done.problems:
