@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -37,22 +38,26 @@ DECODING_ERRORS = (
 _ORIENTATION = 0x0112
 
 
-def load_image(path: str | os.PathLike[str]) -> Pixels:
+def load_image(path: str | os.PathLike[str], content: bytes | None = None) -> Pixels:
     """Read an image file as RGB, upright.
 
     The orientation in the EXIF data is applied, as image viewers and OpenCV do. Grey, palette and CMYK images become
     RGB, and transparency is dropped. Images of more than 8 bits are scaled to 8: whole numbers by the smallest even
     number of bits that holds the largest one (so 12-bit cameras are not black), floats from 0 to 1.
 
+    Args:
+        path: the file; only its name in messages if its content is given.
+        content: the bytes of a file that is not on this disk.
+
     Raises:
         ImageError: no such file, not a plain file, not an image of an accepted format, damaged, too large, or of
             numbers that cannot be scaled.
     """
-    with _opened(path) as file:
+    with _opened(path, content) as file:
         wide = _has_wide_colours(file)  # Before EXIF data, whose reading may decode the image.
         orientation = _orientation(file)
         if wide:
-            array = _wide_colours(path)
+            array = _wide_colours(path, content)
         elif file.mode[0] in "IF":
             array = _scaled(np.asarray(file), path)
         else:
@@ -75,11 +80,12 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def _opened(path: str | os.PathLike[str], content: bytes | None = None) -> Iterator[Image.Image]:
     """Open an image file in Pillow; its errors become ours."""
-    check_plain_file(path, "image file", ImageError)
+    if content is None:
+        check_plain_file(path, "image file", ImageError)
     try:
-        with open_limited(path) as file:
+        with open_limited(path, content) as file:
             yield file
     except UnidentifiedImageError as error:
         raise ImageError(
@@ -90,8 +96,12 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def open_limited(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def open_limited(path: str | os.PathLike[str], content: bytes | None = None) -> Iterator[Image.Image]:
     """Open an image file of an accepted format in Pillow, if it is not too large; nothing is decoded yet.
+
+    Args:
+        path: the file; only its name in messages if its content is given.
+        content: the bytes of a file that is not on this disk.
 
     Raises:
         ImageError: it has too many pixels.
@@ -100,7 +110,7 @@ def open_limited(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of many pixels (our limit is below), odd EXIF data and TIFF tags.
         try:
-            file = Image.open(path, formats=FORMATS)
+            file = Image.open(path if content is None else io.BytesIO(content), formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise ImageError(
                 f"{path}: has too many pixels (accepted are {MAX_PIXELS:,} in all); make it smaller first"
@@ -142,10 +152,11 @@ def _has_wide_colours(file: Image.Image) -> bool:
     return file.mode in ("RGB", "RGBA") and any("16" in str(tile[3]) for tile in getattr(file, "tile", ()))
 
 
-def _wide_colours(path: str | os.PathLike[str]) -> np.ndarray:
-    with open(path, "rb") as stream:
-        content = np.frombuffer(stream.read(), dtype=np.uint8)
-    array = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+def _wide_colours(path: str | os.PathLike[str], content: bytes | None) -> np.ndarray:
+    if content is None:
+        with open(path, "rb") as stream:
+            content = stream.read()
+    array = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.ndim != 3:
         raise ImageError(f"{path}: has colours of 16 bits that cannot be read; save it with 8 bits")
     return _scaled(array[..., 2::-1], path)
