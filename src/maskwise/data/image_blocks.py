@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -70,6 +70,7 @@ class ReadSample:
         return [mask for mask in self.masks if mask is not None]
 
 
+@runtime_checkable
 class Blocks(Protocol):
     """A data set in blocks. A copy by pickle reads the same in another process, on another machine too."""
 

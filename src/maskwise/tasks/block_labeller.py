@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,14 @@ import numpy as np
 
 from maskwise.concurrency import map_in_threads
 from maskwise.data.coco_writer import NONE_NAME, REMOVED, NoneMode, named_record
-from maskwise.data.image_blocks import Blocks, ReadSample, read_sample
+from maskwise.data.image_blocks import Blocks, ReadSample, Sample, read_sample
 from maskwise.data.images import Pixels
 from maskwise.data.locations import joined, write_file
 from maskwise.data.masks import Mask
 from maskwise.data.problems import Id, OnError
 from maskwise.model.prediction import ImageOutputs
 from maskwise.model.predictor import Predictor
+from maskwise.tasks.attempts import FAULT, Attempts, attempts
 from maskwise.tasks.label_engines import SCORE_DIGITS
 from maskwise.tasks.shard_files import LabelledImage, Names, Shard, ShardFormat, encoded, finished_shard, shard_of
 
@@ -76,17 +77,35 @@ def label_block(work: ShardWork, block: int) -> tuple[Shard, bool]:
     finished = finished_shard(location, name)
     if finished is not None:
         return finished, False
-    content = encoded(list(_labelled(work, block)), work.kind)
-    write_file(location, content)
+    with attempts(work.output, name) as note:
+        if note.careful:
+            _try_each(work, block, note)
+        content = encoded(list(_labelled(work, _samples(work, block, note.left_out))), work.kind)
+        write_file(location, content)
     return shard_of(content, name), True
 
 
-def _labelled(work: ShardWork, block: int) -> Iterator[LabelledImage]:
+def _try_each(work: ShardWork, block: int, note: Attempts) -> None:
+    """Name each image alone and forget the result: if this process dies, the note tells on which."""
+    for place, sample in enumerate(_samples(work, block, note.left_out)):
+        note.trying(place)
+        for _ in _labelled(work, [sample]):
+            pass
+    note.trying(None)
+
+
+def _samples(work: ShardWork, block: int, left_out: frozenset[int]) -> Iterator[Sample]:
+    for place, sample in enumerate(work.blocks.read(block)):
+        fault = f"{sample.location}: {FAULT}" if place in left_out else sample.fault
+        yield replace(sample, fault=fault)
+
+
+def _labelled(work: ShardWork, samples: Iterable[Sample]) -> Iterator[LabelledImage]:
     waiting: deque[ReadSample] = deque()
 
     def shown() -> Iterator[tuple[Pixels, list[Mask]]]:
         reading = partial(read_sample, on_error=work.on_error)
-        for read in map_in_threads(reading, work.blocks.read(block), work.readers):
+        for read in map_in_threads(reading, samples, work.readers):
             waiting.append(read)
             yield read.pixels, read.usable
 

@@ -249,7 +249,7 @@ def _finish(
     files = {shard.file for shard, _ in shards}
     for entry in files_in(output):
         name = base_name(entry.location)
-        if name.startswith("part-") and name not in files:
+        if name.startswith(("part-", "trying-part-")) and name not in files:
             remove_file(entry.location)
     sums = {
         key: sum(getattr(shard, key) for shard, _ in shards)
