@@ -20,7 +20,7 @@ from maskwise.data.masks import Mask
 from maskwise.data.problems import Id, OnError
 from maskwise.model.prediction import ImageOutputs
 from maskwise.model.predictor import Predictor
-from maskwise.tasks.attempts import FAULT, Attempts, attempts
+from maskwise.tasks.deadly_images import FAULT, Attempts, attempts
 from maskwise.tasks.label_engines import SCORE_DIGITS
 from maskwise.tasks.shard_files import LabelledImage, Names, Shard, ShardFormat, encoded, finished_shard, shard_of
 

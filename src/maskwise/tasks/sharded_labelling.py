@@ -139,7 +139,7 @@ def label_shards(
         "maskwise": "shards",
         "format": 1,
         "model": predictor.info.name,
-        "model_and_mode": run_key(predictor, top),
+        "model_and_mode": run_key(predictor, 0),
     }
     record |= {"top": top, "none": none, "min_known": limits.known, "min_probability": limits.probability}
     record |= {"shard_images": shard_images, "kind": kind}
