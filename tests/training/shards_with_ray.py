@@ -41,7 +41,9 @@ def read(log):
 
 def main(images, segments, folder, model):
     log = Path(folder, "log")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": quick}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     other = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
@@ -76,6 +78,8 @@ def main(images, segments, folder, model):
     assert shard.read_bytes() == content
     again = [block for block, _, _ in read(log)]
     print(json.dumps({"killed": killed, "read": done, "again": again, "now": [first.shards_now, second.shards_now]}))
+    ray.shutdown()
+    cluster.shutdown()
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def test_dead_workers_and_machines_lose_and_double_nothing(coco_folder, tmp_path
     images, segments, model = coco_folder / "images", coco_folder / "annotations.json", colour_model(tmp_path)
     script = Path(__file__).with_name("shards_with_ray.py")
     command = [sys.executable, str(script), str(images), str(segments), str(tmp_path), str(model)]
-    run = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
+    run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+    assert run.returncode == 0, run.stderr
     said = json.loads(run.stdout.splitlines()[-1])
     (worker, first), (machine, second) = said["killed"]
     assert (worker, machine) == ("worker", "machine")
@@ -82,10 +83,8 @@ def test_parquet_in_and_out(form, coco_folder, tmp_path):
     done = label_shards(coco_folder / "a.parquet", None, tmp_path / "out", predictor, kind="parquet")
     assert (done.images, done.annotations, done.named, done.shards) == (8, 16, 16, 3)
     table = pa.concat_tables(map(parquet.read_table, sorted((tmp_path / "out").glob("*.parquet")))).to_pylist()
-    wanted = expected(coco_folder)
-    assert [(row["file_name"], row["name"]) for row in table] == [
-        (file, name) for file in wanted for name in wanted[file]
-    ]
+    pairs = [(file, name) for file, names in expected(coco_folder).items() for name in names]
+    assert [(row["file_name"], row["name"]) for row in table] == pairs
     assert table[0]["annotation_id"] == "100"
     assert table[0]["score"] > 0.9
     assert join_shards(tmp_path / "out", tmp_path / "o.json").annotations == 16

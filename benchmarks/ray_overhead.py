@@ -1,0 +1,143 @@
+"""Measure what Ray costs: two workers of one core each against two plain `Predictor`s of one core each.
+
+Both name the same regions with the same model, in turns; the predictors get images and masks that lie in memory, the
+workers read images, decode masks and write shards. Times count from the moment when both have finished their first
+block, so that neither start counts; it is given apart. Run from the repository's root (five minutes):
+python benchmarks/ray_overhead.py -o benchmarks/results/ray.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import surroundings
+from scenes import read_scene, write_scenes
+
+from maskwise import Predictor, label_shards
+from maskwise.data.atomic_files import write_json
+from maskwise.tasks import ray_pool
+
+MASKS = 7
+"""Masks per image, as in COCO."""
+IMAGES = 4
+"""Images per block."""
+WORKERS = 2
+
+
+def plain(segments: Path, blocks: int) -> None:
+    """Name as many blocks with one predictor; prints when each was done, and the processor time after the first."""
+    predictor = Predictor(threads=1)
+    image, masks = read_scene(segments)
+    predictor.run(image, masks[:1])
+    print("ready", flush=True)
+    sys.stdin.readline()
+    times, processor = [], 0.0
+    for _ in range(blocks):
+        for _ in predictor.run_many([(image, masks)] * IMAGES):
+            pass
+        times.append(time.time())
+        processor = processor or time.process_time()
+    print(json.dumps({"times": times, "processor": time.process_time() - processor}))
+
+
+def turn_of_predictors(segments: Path, blocks: int, count: int) -> dict[str, float]:
+    """Return rate and processor time of predictors, each a process on a core of its own."""
+    command = [sys.executable, __file__, "--plain", str(segments), str(blocks // WORKERS)]
+    cores = sorted(os.sched_getaffinity(0))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    children = [
+        subprocess.Popen(["taskset", "-c", str(cores[number % len(cores)]), *command], **pipes)
+        for number in range(count)
+    ]
+    for child in children:
+        child.stdout.readline()
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    answers = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
+    regions = (blocks // WORKERS - 1) * count * IMAGES * MASKS
+    return {
+        "regions_per_s": rate([when for answer in answers for when in answer["times"]], count),
+        "processor_s_per_region": sum(answer["processor"] for answer in answers) / regions,
+    }
+
+
+def rate(times: list[float], workers: int) -> float:
+    """Return regions per second from the moment when each worker has finished a block.
+
+    >>> rate([10, 10, 13, 13], 2) == 2 * IMAGES * MASKS / 3
+    True
+    """
+    times = sorted(times)
+    return (len(times) - workers) * IMAGES * MASKS / (times[-1] - times[workers - 1])
+
+
+def turn_of_ray(segments: Path, output: Path) -> dict[str, float]:
+    """Return the rate of Ray's workers, from the times of their shards, and how long the first one took."""
+    start = time.time()
+    predictor = Predictor(threads=1)
+    label_shards(segments.parent, segments, output, predictor, engine="ray", shard_images=IMAGES)
+    times = [path.stat().st_mtime for path in output.glob("part-*")]
+    return {"regions_per_s": rate(times, WORKERS), "first_shard_s": min(times) - start}
+
+
+def overhead(turns: int, blocks: int) -> dict[str, Any]:
+    """Return the rates of all turns and their medians."""
+    import ray
+
+    results: dict[str, Any] = {**surroundings("onnxruntime", "ray", "numpy"), "turns": [], "blocks": blocks}
+    results |= {"images_per_block": IMAGES, "masks_per_image": MASKS, "workers": WORKERS}
+    start = time.time()
+    ray.init(num_cpus=WORKERS, logging_level="ERROR", log_to_driver=False)
+    results["ray_start_s"] = time.time() - start
+    ray_pool.start_ray()
+    with tempfile.TemporaryDirectory(prefix="ray-overhead-") as name:
+        one = write_scenes(Path(name, "one"), masks=MASKS)
+        many = write_scenes(Path(name, "many"), images=blocks * IMAGES, masks=MASKS)
+        for number in range(turns):
+            turn: dict[str, Any] = {"load": round(os.getloadavg()[0], 1)}
+            turn["two_predictors"] = turn_of_predictors(one, blocks, WORKERS)
+            turn["two_ray_workers"] = turn_of_ray(many, Path(name, f"out{number}"))
+            turn["one_predictor"] = turn_of_predictors(one, blocks, 1)
+            turn["share"] = turn["two_ray_workers"]["regions_per_s"] / turn["two_predictors"]["regions_per_s"]
+            turn["share_of_twice_one"] = turn["two_ray_workers"]["regions_per_s"] / (
+                2 * turn["one_predictor"]["regions_per_s"]
+            )
+            print(json.dumps(turn), flush=True)
+            results["turns"].append(turn)
+    ray.shutdown()
+    for key in ("share", "share_of_twice_one"):
+        results[key] = statistics.median(turn[key] for turn in results["turns"])
+    for way in ("two_predictors", "two_ray_workers", "one_predictor"):
+        results[way] = statistics.median(turn[way]["regions_per_s"] for turn in results["turns"])
+    return results
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--plain", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.plain:
+        plain(Path(args.plain[0]), int(args.plain[1]))
+        return
+    results = overhead(args.turns, args.blocks)
+    print(json.dumps({key: results[key] for key in ("share", "share_of_twice_one")}))
+    if args.output:
+        write_json(args.output, json.loads(json.dumps(results), parse_float=lambda text: round(float(text), 4)))
+
+
+if __name__ == "__main__":
+    main()
