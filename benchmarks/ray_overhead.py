@@ -16,21 +16,29 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from machine import surroundings
 from scenes import read_scene, write_scenes
 
 from maskwise import Predictor, label_shards
 from maskwise.data.atomic_files import write_json
-from maskwise.tasks import ray_pool
+from maskwise.data.image_blocks import Blocks, Sample
+from maskwise.tasks import ray_pool, sharded_labelling
+from maskwise.tasks.label_engines import Engine
 
 MASKS = 7
 """Masks per image, as in COCO."""
 IMAGES = 4
 """Images per block."""
 WORKERS = 2
+WAYS = ("two_predictors", "two_ray_workers", "one_predictor")
+SHARES = ("share", "share_by_processor_time", "share_of_twice_one")
+"""Of two predictors at the same time; the same by processor time, which other programs disturb less; of twice the rate
+of one, which is too low where other programs run: two processes get less than twice the share of one."""
 
 
 def plain(segments: Path, blocks: int) -> None:
@@ -50,14 +58,10 @@ def plain(segments: Path, blocks: int) -> None:
 
 
 def turn_of_predictors(segments: Path, blocks: int, count: int) -> dict[str, float]:
-    """Return rate and processor time of predictors, each a process on a core of its own."""
+    """Return rate and processor time of predictors, each a process with one thread."""
     command = [sys.executable, __file__, "--plain", str(segments), str(blocks // WORKERS)]
-    cores = sorted(os.sched_getaffinity(0))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    children = [
-        subprocess.Popen(["taskset", "-c", str(cores[number % len(cores)]), *command], **pipes)
-        for number in range(count)
-    ]
+    children = [subprocess.Popen(command, **pipes) for _ in range(count)]
     for child in children:
         child.stdout.readline()
     for child in children:
@@ -81,13 +85,46 @@ def rate(times: list[float], workers: int) -> float:
     return (len(times) - workers) * IMAGES * MASKS / (times[-1] - times[workers - 1])
 
 
-def turn_of_ray(segments: Path, output: Path) -> dict[str, float]:
-    """Return the rate of Ray's workers, from the times of their shards, and how long the first one took."""
-    start = time.time()
-    predictor = Predictor(threads=1)
-    label_shards(segments.parent, segments, output, predictor, engine="ray", shard_images=IMAGES)
+class TimedBlocks:
+    """Blocks that note the processor time of their worker whenever it begins one."""
+
+    def __init__(self, blocks: Blocks, log: Path) -> None:
+        self.blocks, self.log = blocks, log
+        self.categories, self.size, self.key = blocks.categories, blocks.size, blocks.key
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def read(self, block: int) -> Iterator[Sample]:
+        """Yield the images of a block."""
+        with open(self.log, "a") as file:
+            file.write(json.dumps([os.getpid(), time.process_time()]) + "\n")
+        return self.blocks.read(block)
+
+
+def turn_of_ray(segments: Path, output: Path, engine: Engine) -> dict[str, float]:
+    """Return the rate of workers, from the times of their shards, their processor time, and when the first was done.
+
+    Args:
+        segments: COCO file of the scenes.
+        output: folder of the shards; new.
+        engine: `ray`; or `local`, to compare.
+    """
+    start, log = time.time(), output.with_suffix(".log")
+    predictor, making = Predictor(threads=1), sharded_labelling.blocks_of
+    with mock.patch.object(
+        sharded_labelling, "blocks_of", lambda *args, **more: TimedBlocks(making(*args, **more), log)
+    ):
+        label_shards(segments.parent, segments, output, predictor, engine=engine, shard_images=IMAGES)
     times = [path.stat().st_mtime for path in output.glob("part-*")]
-    return {"regions_per_s": rate(times, WORKERS), "first_shard_s": min(times) - start}
+    begun = [json.loads(line) for line in log.read_text().splitlines()]
+    of_worker = [[used for pid, used in begun if pid == one] for one in {pid for pid, _ in begun}]
+    regions = sum(len(used) - 1 for used in of_worker) * IMAGES * MASKS
+    return {
+        "regions_per_s": rate(times, WORKERS if engine == "ray" else 1),
+        "processor_s_per_region": sum(used[-1] - used[0] for used in of_worker) / regions,
+        "first_shard_s": min(times) - start,
+    }
 
 
 def overhead(turns: int, blocks: int) -> dict[str, Any]:
@@ -97,7 +134,7 @@ def overhead(turns: int, blocks: int) -> dict[str, Any]:
     results: dict[str, Any] = {**surroundings("onnxruntime", "ray", "numpy"), "turns": [], "blocks": blocks}
     results |= {"images_per_block": IMAGES, "masks_per_image": MASKS, "workers": WORKERS}
     start = time.time()
-    ray.init(num_cpus=WORKERS, logging_level="ERROR", log_to_driver=False)
+    ray.init("local", num_cpus=WORKERS, logging_level="ERROR", log_to_driver=False)
     results["ray_start_s"] = time.time() - start
     ray_pool.start_ray()
     with tempfile.TemporaryDirectory(prefix="ray-overhead-") as name:
@@ -106,18 +143,19 @@ def overhead(turns: int, blocks: int) -> dict[str, Any]:
         for number in range(turns):
             turn: dict[str, Any] = {"load": round(os.getloadavg()[0], 1)}
             turn["two_predictors"] = turn_of_predictors(one, blocks, WORKERS)
-            turn["two_ray_workers"] = turn_of_ray(many, Path(name, f"out{number}"))
+            turn["two_ray_workers"] = turn_of_ray(many, Path(name, f"out{number}"), "ray")
             turn["one_predictor"] = turn_of_predictors(one, blocks, 1)
-            turn["share"] = turn["two_ray_workers"]["regions_per_s"] / turn["two_predictors"]["regions_per_s"]
-            turn["share_of_twice_one"] = turn["two_ray_workers"]["regions_per_s"] / (
-                2 * turn["one_predictor"]["regions_per_s"]
-            )
+            rates = {way: turn[way]["regions_per_s"] for way in WAYS}
+            turn["share"] = rates["two_ray_workers"] / rates["two_predictors"]
+            turn["share_of_twice_one"] = rates["two_ray_workers"] / rates["one_predictor"] / 2
+            used = {way: turn[way]["processor_s_per_region"] for way in WAYS}
+            turn["share_by_processor_time"] = used["two_predictors"] / used["two_ray_workers"]
             print(json.dumps(turn), flush=True)
             results["turns"].append(turn)
     ray.shutdown()
-    for key in ("share", "share_of_twice_one"):
+    for key in SHARES:
         results[key] = statistics.median(turn[key] for turn in results["turns"])
-    for way in ("two_predictors", "two_ray_workers", "one_predictor"):
+    for way in WAYS:
         results[way] = statistics.median(turn[way]["regions_per_s"] for turn in results["turns"])
     return results
 
@@ -134,7 +172,7 @@ def main() -> None:
         plain(Path(args.plain[0]), int(args.plain[1]))
         return
     results = overhead(args.turns, args.blocks)
-    print(json.dumps({key: results[key] for key in ("share", "share_of_twice_one")}))
+    print(json.dumps({key: results[key] for key in SHARES}))
     if args.output:
         write_json(args.output, json.loads(json.dumps(results), parse_float=lambda text: round(float(text), 4)))
 

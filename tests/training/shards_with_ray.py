@@ -1,4 +1,4 @@
-"""Make shards on a cluster of two machines in one, and let a worker and a machine die; prints what was read when.
+"""Make shards on a cluster of two machines in one, and let a worker and a machine die; writes what was read when.
 
 A process of its own: Ray leaves threads and warnings behind.
 """
@@ -77,7 +77,8 @@ def main(images, segments, folder, model):
     second = label_shards(*args, **more)
     assert shard.read_bytes() == content
     again = [block for block, _, _ in read(log)]
-    print(json.dumps({"killed": killed, "read": done, "again": again, "now": [first.shards_now, second.shards_now]}))
+    said = {"killed": killed, "read": done, "again": again, "now": [first.shards_now, second.shards_now]}
+    Path(folder, "said.json").write_text(json.dumps(said))  # Not printed: Ray prints too.
     ray.shutdown()
     cluster.shutdown()
 
