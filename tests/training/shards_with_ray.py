@@ -17,9 +17,11 @@ from ray.cluster_utils import Cluster
 from maskwise import Predictor, label_shards
 from maskwise.tasks import sharded_labelling
 
+SLOW_S = 3.0
+
 
 class SlowBlocks:
-    """Blocks that note who reads them and take their time."""
+    """Blocks that note who reads them, and take their time at first."""
 
     def __init__(self, blocks, log):
         self.blocks, self.log = blocks, log
@@ -29,9 +31,12 @@ class SlowBlocks:
         return len(self.blocks)
 
     def read(self, block):
+        first = all(one[0] != block for one in read(self.log))
         with open(self.log, "a") as file:
-            file.write(json.dumps([block, os.getpid(), ray.get_runtime_context().get_node_id()]) + "\n")
-        time.sleep(0.5)
+            node = ray.get_runtime_context().get_node_id()
+            file.write(json.dumps([block, os.getpid(), node, time.time() if first else 0]) + "\n")
+        if first:
+            time.sleep(SLOW_S)
         yield from self.blocks.read(block)
 
 
@@ -51,32 +56,36 @@ def main(images, segments, folder, model):
     sharded_labelling.blocks_of = lambda *args, **more: SlowBlocks(making(*args, **more), log)
     killed = []
 
+    def begun(on_other):
+        """Wait until a block is begun on the other machine, or on the first; it lasts for a while yet."""
+        while True:
+            for block, pid, node, when in read(log):
+                if (node == other.node_id) == on_other and time.time() - when < SLOW_S / 2:  # A first time.
+                    return block, pid
+            time.sleep(0.02)
+
     def kill():
-        while not any(node != other.node_id for _, _, node in read(log)):
-            time.sleep(0.05)
-        block, pid, _ = next(one for one in read(log) if one[2] != other.node_id)
+        block, pid = begun(on_other=False)
         os.kill(pid, signal.SIGKILL)
         killed.append(["worker", block])
-        while not any(node == other.node_id for _, _, node in read(log)):
-            time.sleep(0.05)
-        block, _, _ = [one for one in read(log) if one[2] == other.node_id][-1]
+        block, _ = begun(on_other=True)
         cluster.remove_node(other, allow_graceful=False)
         killed.append(["machine", block])
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     args = (f"file://{images}", segments, f"{folder}/ray", Predictor(model, threads=1))
-    more = {"engine": "ray", "shard_images": 3}
+    more = {"engine": "ray", "shard_images": 2}
     first = label_shards(*args, **more)
     killer.join(5)
-    done = [block for block, _, _ in read(log)]
+    done = [one[0] for one in read(log)]
     shard = sorted(Path(folder, "ray").glob("part-*"))[2]
     content = shard.read_bytes()
     shard.unlink()
     log.unlink()
     second = label_shards(*args, **more)
     assert shard.read_bytes() == content
-    again = [block for block, _, _ in read(log)]
+    again = [one[0] for one in read(log)]
     said = {"killed": killed, "read": done, "again": again, "now": [first.shards_now, second.shards_now]}
     Path(folder, "said.json").write_text(json.dumps(said))  # Not printed: Ray prints too.
     ray.shutdown()
