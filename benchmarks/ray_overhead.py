@@ -1,8 +1,8 @@
 """Measure what Ray costs: two workers of one core each against two plain `Predictor`s of one core each.
 
 Both name the same regions with the same model, in turns; the predictors get images and masks that lie in memory, the
-workers read images, decode masks and write shards. Times count from the moment when both have finished their first
-block, so that neither start counts; it is given apart. Run from the repository's root (five minutes):
+workers read images, decode masks and write shards. Each process's time counts from its first block on, so that no start
+counts; it is given apart. Run from the repository's root (five minutes):
 python benchmarks/ray_overhead.py -o benchmarks/results/ray.json
 """
 
@@ -42,19 +42,18 @@ of one, which is too low where other programs run: two processes get less than t
 
 
 def plain(segments: Path, blocks: int) -> None:
-    """Name as many blocks with one predictor; prints when each was done, and the processor time after the first."""
+    """Name blocks with one predictor; prints the time and the processor time whenever one is done."""
     predictor = Predictor(threads=1)
     image, masks = read_scene(segments)
     predictor.run(image, masks[:1])
     print("ready", flush=True)
     sys.stdin.readline()
-    times, processor = [], 0.0
+    moments = [(time.time(), time.process_time())]
     for _ in range(blocks):
         for _ in predictor.run_many([(image, masks)] * IMAGES):
             pass
-        times.append(time.time())
-        processor = processor or time.process_time()
-    print(json.dumps({"times": times, "processor": time.process_time() - processor}))
+        moments.append((time.time(), time.process_time()))
+    print(json.dumps(moments))
 
 
 def turn_of_predictors(segments: Path, blocks: int, count: int) -> dict[str, float]:
@@ -67,26 +66,30 @@ def turn_of_predictors(segments: Path, blocks: int, count: int) -> dict[str, flo
     for child in children:
         child.stdin.write("go\n")
         child.stdin.flush()
-    answers = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
-    regions = (blocks // WORKERS - 1) * count * IMAGES * MASKS
+    return rates([json.loads(child.communicate()[0].splitlines()[-1]) for child in children])
+
+
+def rates(processes: list[list[tuple[float, float]]]) -> dict[str, float]:
+    """Return regions per second of all processes together, and processor time per region.
+
+    Args:
+        processes: of each the times and processor times between its blocks, seconds.
+
+    >>> rates([[(10, 1), (12, 2)], [(11, 5), (15, 8)]]) == {
+    ...     "regions_per_s": IMAGES * MASKS * (1 / 2 + 1 / 4), "processor_s_per_region": (1 + 3) / (2 * IMAGES * MASKS)}
+    True
+    """
+    regions = [(len(moments) - 1) * IMAGES * MASKS for moments in processes]
+    seconds = [moments[-1][0] - moments[0][0] for moments in processes]
+    processor = sum(moments[-1][1] - moments[0][1] for moments in processes)
     return {
-        "regions_per_s": rate([when for answer in answers for when in answer["times"]], count),
-        "processor_s_per_region": sum(answer["processor"] for answer in answers) / regions,
+        "regions_per_s": sum(count / time for count, time in zip(regions, seconds, strict=True)),
+        "processor_s_per_region": processor / sum(regions),
     }
 
 
-def rate(times: list[float], workers: int) -> float:
-    """Return regions per second from the moment when each worker has finished a block.
-
-    >>> rate([10, 10, 13, 13], 2) == 2 * IMAGES * MASKS / 3
-    True
-    """
-    times = sorted(times)
-    return (len(times) - workers) * IMAGES * MASKS / (times[-1] - times[workers - 1])
-
-
 class TimedBlocks:
-    """Blocks that note the processor time of their worker whenever it begins one."""
+    """Blocks that note time and processor time of their worker whenever it begins one."""
 
     def __init__(self, blocks: Blocks, log: Path) -> None:
         self.blocks, self.log = blocks, log
@@ -98,12 +101,12 @@ class TimedBlocks:
     def read(self, block: int) -> Iterator[Sample]:
         """Yield the images of a block."""
         with open(self.log, "a") as file:
-            file.write(json.dumps([os.getpid(), time.process_time()]) + "\n")
+            file.write(json.dumps([os.getpid(), time.time(), time.process_time()]) + "\n")
         return self.blocks.read(block)
 
 
 def turn_of_ray(segments: Path, output: Path, engine: Engine) -> dict[str, float]:
-    """Return the rate of workers, from the times of their shards, their processor time, and when the first was done.
+    """Return the rate of workers, their processor time, and when the first shard was done.
 
     Args:
         segments: COCO file of the scenes.
@@ -116,15 +119,10 @@ def turn_of_ray(segments: Path, output: Path, engine: Engine) -> dict[str, float
         sharded_labelling, "blocks_of", lambda *args, **more: TimedBlocks(making(*args, **more), log)
     ):
         label_shards(segments.parent, segments, output, predictor, engine=engine, shard_images=IMAGES)
-    times = [path.stat().st_mtime for path in output.glob("part-*")]
     begun = [json.loads(line) for line in log.read_text().splitlines()]
-    of_worker = [[used for pid, used in begun if pid == one] for one in {pid for pid, _ in begun}]
-    regions = sum(len(used) - 1 for used in of_worker) * IMAGES * MASKS
-    return {
-        "regions_per_s": rate(times, WORKERS if engine == "ray" else 1),
-        "processor_s_per_region": sum(used[-1] - used[0] for used in of_worker) / regions,
-        "first_shard_s": min(times) - start,
-    }
+    processes = [[tuple(rest) for pid, *rest in begun if pid == one] for one in {pid for pid, *_ in begun}]
+    first = min(path.stat().st_mtime for path in output.glob("part-*"))
+    return {**rates(processes), "first_shard_s": first - start}
 
 
 def overhead(turns: int, blocks: int) -> dict[str, Any]:
@@ -145,9 +143,9 @@ def overhead(turns: int, blocks: int) -> dict[str, Any]:
             turn["two_predictors"] = turn_of_predictors(one, blocks, WORKERS)
             turn["two_ray_workers"] = turn_of_ray(many, Path(name, f"out{number}"), "ray")
             turn["one_predictor"] = turn_of_predictors(one, blocks, 1)
-            rates = {way: turn[way]["regions_per_s"] for way in WAYS}
-            turn["share"] = rates["two_ray_workers"] / rates["two_predictors"]
-            turn["share_of_twice_one"] = rates["two_ray_workers"] / rates["one_predictor"] / 2
+            speed = {way: turn[way]["regions_per_s"] for way in WAYS}
+            turn["share"] = speed["two_ray_workers"] / speed["two_predictors"]
+            turn["share_of_twice_one"] = speed["two_ray_workers"] / speed["one_predictor"] / 2
             used = {way: turn[way]["processor_s_per_region"] for way in WAYS}
             turn["share_by_processor_time"] = used["two_predictors"] / used["two_ray_workers"]
             print(json.dumps(turn), flush=True)

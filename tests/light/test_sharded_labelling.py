@@ -121,7 +121,7 @@ def test_nothing_of_the_file_is_lost(coco_folder, tmp_path, predictor):
     content["images"][7]["file_name"] = "../7.png"
     (coco_folder / "images/006.png").unlink()
     content["images"].append({"id": 50, "file_name": "none.png"})
-    (coco_folder / "s.json").write_text(json.dumps(content))
+    (coco_folder / "s.json").write_text(json.dumps(content, indent=2).replace("\n", "\r\n"))
     done = label_shards(coco_folder / "images", coco_folder / "s.json", tmp_path / "out", predictor, shard_images=4)
     assert (done.images, done.annotations, done.named, done.problems) == (9, 16, 10, 6)
     messages = [one["message"] for line in lines_of(tmp_path / "out") for one in line["problems"]]
@@ -203,7 +203,7 @@ def test_the_command_writes_shards_and_joins_them(coco_folder, tmp_path, predict
     assert "8 images, 16 annotations, 16 named, 3 shards, 3 written in this run" in capsys.readouterr().out
     assert main.run(["join", str(tmp_path / "out"), "-o", str(tmp_path / "o.json")]) == 0
     assert "8 images, 16 annotations" in capsys.readouterr().out
-    for wrong in (["-o", str(tmp_path / "o.json")], ["-o", str(tmp_path / "out"), "--overlay", "x"]):
+    for wrong in (["-o", "o.json"], ["x.json", "-o", "o.json", "--shard-images", "9"], ["-o", "out", "--overlay", "x"]):
         with pytest.raises(SystemExit, match="2"):
             main.run(["label", inputs[0], *wrong, *model])
 

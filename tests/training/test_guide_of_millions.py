@@ -5,11 +5,11 @@ import shlex
 from pathlib import Path
 
 import pyarrow as pa
-from packed import by_image, write_lines, write_tar
 from pyarrow import parquet
-from two_objects import write_two_objects
 
 from maskwise.cli import main
+from packed import by_image, write_lines, write_tar
+from two_objects import write_two_objects
 
 GUIDE = Path(__file__).parents[2] / "docs/guides/millions.md"
 

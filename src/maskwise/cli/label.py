@@ -14,6 +14,9 @@ from maskwise.cli.options import DeviceFlag, MinKnown, MinProbability, Mode, Mod
 if TYPE_CHECKING:
     from maskwise.model.predictor import Predictor
 
+SHARD_IMAGES = 128
+"""Images per shard: with seven masks each, some minutes of one core are done twice when a worker dies."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -42,7 +45,7 @@ class Command:
     JSON lines; not needed where IMAGES brings its segments, or each image has a JSON file beside it."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
     """COCO file to write; or a folder for shards."""
-    shard_images: int = 128
+    shard_images: int = SHARD_IMAGES
     """Images per shard."""
     shard_format: Literal["jsonl", "parquet"] = "jsonl"
     """Format of shards: JSON lines, or Parquet."""
@@ -77,6 +80,8 @@ class Command:
         for flag in ("overlay", "images_of"):
             if sharded and getattr(self, flag) is not None:
                 wrong_usage("label", f"--{flag.replace('_', '-')} needs a file as the output, such as -o named.json")
+        if not sharded and (self.shard_images, self.shard_format) != (SHARD_IMAGES, "jsonl"):
+            wrong_usage("label", "--shard-images and --shard-format need a folder as the output, such as -o named")
         if self.segments is None and not sharded:
             wrong_usage("label", "give SEGMENTS.json; or a folder as the output, where IMAGES brings its segments")
         threads = 1 if self.threads is None and self.engine == "ray" else self.threads

@@ -90,8 +90,9 @@ def files_in(folder: str) -> list[Entry]:
             files = [Entry(entry.path, file_stamp(entry.path)) for entry in entries if entry.is_file()]
     else:
         store, path = _store(folder)
+        store.invalidate_cache()  # Others write there meanwhile.
         try:
-            infos = store.ls(path, detail=True, refresh=True)
+            infos = store.ls(path, detail=True)
         except FileNotFoundError:
             return []
         files = [Entry(store.unstrip_protocol(info["name"]), _stamp(info)) for info in infos if info["type"] == "file"]

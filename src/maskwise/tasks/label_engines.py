@@ -19,7 +19,7 @@ from maskwise.errors import AnnotationError, ImageError, MaskError, MaskwiseErro
 from maskwise.model.prediction import TopClasses
 from maskwise.model.predictor import Predictor
 from maskwise.tasks.journal import ImageResult
-from maskwise.tasks.ray_pool import as_text, pool, raise_text, start_ray
+from maskwise.tasks.ray_pool import as_text, naming_ray, pool, raise_text, start_ray
 
 Engine = Literal["local", "ray"]
 RAY_BATCH = 16
@@ -171,9 +171,11 @@ def label_with_ray(work: Work) -> Iterator[ImageResult]:
 
     numbers = data.from_items([{"number": number} for number in range(len(work.tasks))])
     needs = pool(work.predictor.threads, work.predictor.device)
-    for row in numbers.map_batches(Worker, batch_size=RAY_BATCH, **needs).iter_rows():
-        raise_text(row["result"])
-        yield ImageResult.from_json(row["result"])
+    results = numbers.map_batches(Worker, batch_size=RAY_BATCH, **needs)
+    with naming_ray():
+        for row in results.iter_rows():
+            raise_text(row["result"])
+            yield ImageResult.from_json(row["result"])
 
 
 ENGINES: Mapping[Engine, Callable[[Work], Iterator[ImageResult]]] = {"local": label_locally, "ray": label_with_ray}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from maskwise import errors
@@ -48,6 +50,22 @@ def pool(threads: int | None, device: str) -> dict[str, Any]:
         room.append(ray.cluster_resources().get("GPU", 1))  # type: ignore[no-untyped-call]
     size = max(int(min(room)), 1)
     return {"compute": ray.data.ActorPoolStrategy(min_size=1, initial_size=size, max_size=size), **needs}
+
+
+@contextmanager
+def naming_ray() -> Iterator[None]:
+    """Turn Ray's errors into one line.
+
+    Raises:
+        MaskwiseError: Ray could not go on.
+    """
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise MaskwiseError(f"Ray ended the run ({reason}); what is done is kept: repeat the command") from error
 
 
 def as_text(error: MaskwiseError) -> str:

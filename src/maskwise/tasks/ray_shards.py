@@ -9,7 +9,7 @@ from typing import Any
 
 from maskwise.errors import MaskwiseError
 from maskwise.tasks.block_labeller import ShardWork, label_block
-from maskwise.tasks.ray_pool import as_text, pool, raise_text, start_ray
+from maskwise.tasks.ray_pool import as_text, naming_ray, pool, raise_text, start_ray
 from maskwise.tasks.shard_files import Shard
 
 
@@ -46,7 +46,8 @@ def label_blocks_with_ray(work: ShardWork) -> Iterator[tuple[Shard, bool]]:
     # Not ray.data.range: its tasks would wait for a core for ever, for the workers have them all.
     numbers = data.from_items([{"block": block} for block in range(count)], override_num_blocks=count)
     answers = numbers.map_batches(Worker, batch_size=1, **pool(work.predictor.threads, work.predictor.device))
-    for row in answers.iter_rows():
-        raise_text(row["answer"])
-        answer = json.loads(row["answer"])
-        yield Shard(**answer["shard"]), answer["now"]
+    with naming_ray():
+        for row in answers.iter_rows():
+            raise_text(row["answer"])
+            answer = json.loads(row["answer"])
+            yield Shard(**answer["shard"]), answer["now"]

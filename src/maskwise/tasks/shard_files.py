@@ -121,12 +121,17 @@ def encoded(images: Sequence[LabelledImage], kind: ShardFormat) -> bytes:
 def _line(image: LabelledImage) -> Line:
     return Line(
         image=Raw(_json(image.image)),
-        annotations=[Raw(record) for record in image.annotations],
+        annotations=[Raw(_one_line(record)) for record in image.annotations],
         names=[None if names is None else names.name for names in image.names],
         none=image.dropped + sum(names is not None and names.none for names in image.names),
         dropped=image.dropped,
         problems=[{"message": one.message, "annotation_id": one.annotation_id} for one in image.problems],
     )
+
+
+def _one_line(record: bytes) -> bytes:
+    """Return a JSON value without line breaks: records are copied from files that may be indented."""
+    return msgspec.json.format(record, indent=-1) if b"\n" in record or b"\r" in record else record
 
 
 def _json(value: Any) -> bytes:
