@@ -58,6 +58,20 @@ def test_mean_head_discounts_directions_in_which_a_class_spreads():
     assert fit_head("mean", 0.01, embeddings, targets).logits(asked).argmax(axis=1).tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("regions", [7, 40])
+def test_mean_head_is_shrunk_discriminant_analysis(rng, regions):
+    """The textbook's formula, with an inverse: fewer regions than features, and more."""
+    targets = np.arange(regions) % 3
+    embeddings = rng.normal(size=(regions, 12)) * np.linspace(1, 3, 12) + rng.normal(size=(3, 12))[targets]
+    means = np.stack([embeddings[targets == index].mean(axis=0) for index in range(3)])
+    inside = embeddings - means[targets]
+    covariance = inside.T @ inside / (regions - 3)
+    shrunk = 0.8 * covariance + 0.2 * np.trace(covariance) / 12 * np.eye(12)
+    expected = means @ np.linalg.inv(shrunk) / np.sqrt(12)
+    weight = fit_head("mean", 0.2, embeddings, targets).weight
+    np.testing.assert_allclose(weight - weight[0], expected - expected[0], rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize(("kind", "strength"), HEADS)
 def test_one_region_a_class_is_enough(kind, strength):
     head = fit_head(kind, strength, np.eye(3), np.arange(3))

@@ -89,7 +89,7 @@ def test_everything_is_outlined_best_first(segmenter, scene):
 
 def test_the_number_of_threads_changes_nothing(segmenter, scene):
     image, _ = scene
-    results = [s.segment(image, points_per_side=6) for s in (segmenter, Segmenter(threads=1))]
+    results = [s.segment(image, points_per_side=4) for s in (segmenter, Segmenter(threads=1))]
     assert len(results[0]) == len(results[1]) > 2
     for one, other in zip(*results, strict=True):
         assert iou(one, other.mask.to_array()) > 0.99
@@ -98,9 +98,9 @@ def test_the_number_of_threads_changes_nothing(segmenter, scene):
 
 def test_thresholds_leave_segments_out(segmenter, scene):
     image, _ = scene
-    everything = segmenter.segment(image, points_per_side=5, min_score=0, min_stability=0, max_overlap=1)
-    by_score = segmenter.segment(image, points_per_side=5, min_score=0.9, min_stability=0, max_overlap=1)
-    by_stability = segmenter.segment(image, points_per_side=5, min_score=0, min_stability=0.9, max_overlap=1)
+    everything = segmenter.segment(image, points_per_side=4, min_score=0, min_stability=0, max_overlap=1)
+    by_score = segmenter.segment(image, points_per_side=4, min_score=0.9, min_stability=0, max_overlap=1)
+    by_stability = segmenter.segment(image, points_per_side=4, min_score=0, min_stability=0.9, max_overlap=1)
     assert min(s.score for s in everything) < 0.9 <= min(s.score for s in by_score)
     assert min(s.stability for s in everything) < 0.9 <= min(s.stability for s in by_stability)
 

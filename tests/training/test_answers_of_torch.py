@@ -59,7 +59,9 @@ def test_auto_takes_8_bits_only_where_they_cost_little(tmp_path, monkeypatch, fp
     monkeypatch.setattr(exporting, "store_as_fp16", lambda *_: None)
     monkeypatch.setattr(exporting, "quantise_statically", lambda *_: None)
     monkeypatch.setattr(exporting, "quantise_dynamically", lambda *_: None)
-    monkeypatch.setattr(exporting, "predict_holdout_with_graph", lambda path, *_: outputs_with_accuracy(accuracy[path.stem]))
+    monkeypatch.setattr(
+        exporting, "predict_holdout_with_graph", lambda path, *_: outputs_with_accuracy(accuracy[path.stem])
+    )
     monkeypatch.setattr(exporting, "holdout_temperature", lambda *_: 1.0)
     stored = exporting._store(load_network(checkpoint), tmp_path / "plain.onnx", checkpoint, "auto")
     assert stored.storage == chosen

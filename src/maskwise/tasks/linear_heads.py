@@ -138,13 +138,27 @@ def _nearest_mean(strength: float, embeddings: np.ndarray, targets: np.ndarray) 
     classes = int(targets.max()) + 1
     means = np.stack([embeddings[targets == index].mean(axis=0) for index in range(classes)])
     inside = embeddings - means[targets]
-    covariance = inside.T @ inside / max(len(targets) - classes, 1)
-    features = len(covariance)
-    spread = np.trace(covariance) / features or 1.0  # One region per class has no spread.
-    covariance = (1 - strength) * covariance + strength * spread * np.eye(features)
+    freedom = max(len(targets) - classes, 1)
+    features = embeddings.shape[1]
+    spread = (inside**2).sum() / freedom / features or 1.0  # One region per class has no spread.
     # Distances add up over features: divided, so that temperatures are near 1.
-    weight = np.linalg.solve(covariance, means.T).T / np.sqrt(features)
+    weight = _divided(means, inside, (1 - strength) / freedom, strength * spread) / np.sqrt(features)
     return weight, -(weight * means).sum(axis=1) / 2
+
+
+def _divided(rows: np.ndarray, inside: np.ndarray, scale: float, ridge: float) -> np.ndarray:
+    """Return rows @ inverse(scale * inside.T @ inside + ridge * identity), the rows of a linear discriminant.
+
+    With fewer regions than features, the Woodbury identity asks for a matrix of regions instead of features: 0.01 s in
+    place of 1.6 s for 12 regions of 3,072 features.
+    """
+    regions, features = inside.shape
+    if scale == 0:
+        return rows / ridge
+    if regions < features:
+        gram = inside @ inside.T + ridge / scale * np.eye(regions)
+        return (rows - np.linalg.solve(gram, inside @ rows.T).T @ inside) / ridge
+    return np.linalg.solve(scale * inside.T @ inside + ridge * np.eye(features), rows.T).T
 
 
 def fit_known(
