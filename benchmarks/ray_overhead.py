@@ -79,6 +79,7 @@ def rates(processes: list[list[tuple[float, float]]]) -> dict[str, float]:
     ...     "regions_per_s": IMAGES * MASKS * (1 / 2 + 1 / 4), "processor_s_per_region": (1 + 3) / (2 * IMAGES * MASKS)}
     True
     """
+    processes = [moments for moments in processes if len(moments) > 1]
     regions = [(len(moments) - 1) * IMAGES * MASKS for moments in processes]
     seconds = [moments[-1][0] - moments[0][0] for moments in processes]
     processor = sum(moments[-1][1] - moments[0][1] for moments in processes)

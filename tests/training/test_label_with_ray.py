@@ -10,11 +10,14 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
+import ray
+import ray.data
 from pyarrow import parquet
 
 from colour_model import colour_model
 from maskwise import Predictor, errors, join_shards, label_shards
 from maskwise.data import locations
+from maskwise.tasks import ray_pool
 from packed import by_image, expected, names_in, write_lines, write_tar
 
 ALONE = {**os.environ, "RAY_ADDRESS": "local"}
@@ -72,6 +75,19 @@ def test_dead_workers_and_machines_lose_and_double_nothing(coco_folder, tmp_path
     assert shards[0] == shards[1]
     names = names_in(tmp_path / "ray")
     assert names == {**expected(coco_folder), "004.png": [None, None]}
+
+
+@pytest.mark.parametrize(
+    ("threads", "device", "needs", "size"),
+    [(None, "cpu", {"num_cpus": 1}, 9), (4, "cpu", {"num_cpus": 4}, 2), (2, "cuda", {"num_cpus": 2, "num_gpus": 1}, 3)],
+)
+def test_workers_fill_the_cluster(threads, device, needs, size, monkeypatch):
+    """Of nine cores and three GPUs; the pool starts full and goes on with a single worker."""
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 9.0, "GPU": 3.0})
+    arguments = ray_pool.pool(threads, device)
+    compute = arguments.pop("compute")
+    assert arguments == needs
+    assert (compute.min_size, compute.initial_size, compute.max_size) == (1, size, size)
 
 
 @pytest.mark.parametrize("form", ["json", "structs", "paths"])

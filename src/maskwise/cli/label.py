@@ -14,9 +14,6 @@ from maskwise.cli.options import DeviceFlag, MinKnown, MinProbability, Mode, Mod
 if TYPE_CHECKING:
     from maskwise.model.predictor import Predictor
 
-SHARD_IMAGES = 128
-"""Images per shard: with seven masks each, some minutes of one core are done twice when a worker dies."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -45,10 +42,10 @@ class Command:
     JSON lines; not needed where IMAGES brings its segments, or each image has a JSON file beside it."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
     """COCO file to write; or a folder for shards."""
-    shard_images: int = SHARD_IMAGES
-    """Images per shard."""
-    shard_format: Literal["jsonl", "parquet"] = "jsonl"
-    """Format of shards: JSON lines, or Parquet."""
+    shard_images: int | None = None
+    """Images per shard (default: 128)."""
+    shard_format: Literal["jsonl", "parquet"] | None = None
+    """Format of shards: JSON lines (default), or Parquet."""
     overlay: Path | None = None
     """Also draw every image with its named regions into this folder."""
     top: int = 5
@@ -80,8 +77,9 @@ class Command:
         for flag in ("overlay", "images_of"):
             if sharded and getattr(self, flag) is not None:
                 wrong_usage("label", f"--{flag.replace('_', '-')} needs a file as the output, such as -o named.json")
-        if not sharded and (self.shard_images, self.shard_format) != (SHARD_IMAGES, "jsonl"):
-            wrong_usage("label", "--shard-images and --shard-format need a folder as the output, such as -o named")
+        for flag in ("shard_images", "shard_format"):
+            if not sharded and getattr(self, flag) is not None:
+                wrong_usage("label", f"--{flag.replace('_', '-')} needs a folder as the output, such as -o named")
         if self.segments is None and not sharded:
             wrong_usage("label", "give SEGMENTS.json; or a folder as the output, where IMAGES brings its segments")
         threads = 1 if self.threads is None and self.engine == "ray" else self.threads
@@ -99,7 +97,7 @@ class Command:
             self._file(predictor, images, output)
 
     def _shards(self, predictor: Predictor) -> None:
-        from maskwise.tasks.sharded_labelling import label_shards
+        from maskwise.tasks.sharded_labelling import SHARD_IMAGES, label_shards
 
         done = label_shards(
             self.images,
@@ -108,8 +106,8 @@ class Command:
             predictor,
             top=self.top,
             engine=self.engine,
-            kind=self.shard_format,
-            shard_images=self.shard_images,
+            kind=self.shard_format or "jsonl",
+            shard_images=SHARD_IMAGES if self.shard_images is None else self.shard_images,
             on_error=self.on_error,
             allow_outside=self.allow_outside,
             none=self.none,

@@ -45,7 +45,7 @@ MANIFEST = "manifest.json"
 RUN = "run.json"
 """Says what the shards of a folder depend on; written first."""
 SHARD_IMAGES = 128
-"""Images per shard: with seven masks each, about two minutes on one core are done twice when a worker dies."""
+"""Images per shard: with seven masks each, some minutes of one core are done twice when a worker dies."""
 MAX_READERS = 8
 """Maximum number of threads that read images in one process."""
 
