@@ -32,7 +32,7 @@ from maskwise.tasks.label_engines import Engine
 
 MASKS = 7
 """Masks per image, as in COCO."""
-IMAGES = 4
+IMAGES = 2
 """Images per block."""
 WORKERS = 2
 WAYS = ("two_predictors", "two_ray_workers", "one_predictor")
@@ -164,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--blocks", type=int, default=12, help="of two images each")
     parser.add_argument("--plain", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.plain:
