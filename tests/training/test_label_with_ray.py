@@ -44,7 +44,7 @@ except errors.MaskError as error:
     for engine in ("local", "ray"):
         args = [segments, segments.parent / "images", model, tmp_path / f"{engine}.json", engine]
         command = [sys.executable, "-c", script, *map(str, args)]
-        run = subprocess.run(command, check=True, capture_output=True, text=True, env=ALONE, timeout=100)
+        run = subprocess.run(command, check=True, capture_output=True, text=True, env=ALONE, timeout=300)
         said.append(run.stdout)
     assert said[0].startswith(f"{segments}: annotation id 103: ")
     assert said[1] == said[0]
@@ -59,7 +59,7 @@ def test_dead_workers_and_machines_lose_and_double_nothing(coco_folder, tmp_path
     images, segments, model = coco_folder / "images", coco_folder / "annotations.json", colour_model(tmp_path)
     script = Path(__file__).with_name("shards_with_ray.py")
     command = [sys.executable, str(script), str(images), str(segments), str(tmp_path), str(model)]
-    run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+    run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     said = json.loads((tmp_path / "said.json").read_text())
     (worker, first), (machine, second) = said["killed"]
