@@ -72,7 +72,7 @@ def measured(
 
 def tiny_model(folder: Path) -> Path:
     """Return the model file that the tests make."""
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    sys.path.append(str(Path(__file__).parents[1] / "tests/training"))
     import tiny_model as tests
 
     return tests.tiny_model(folder)
