@@ -74,10 +74,6 @@ def rates(processes: list[list[tuple[float, float]]]) -> dict[str, float]:
 
     Args:
         processes: of each the times and processor times between its blocks, seconds.
-
-    >>> rates([[(10, 1), (12, 2)], [(11, 5), (15, 8)]]) == {
-    ...     "regions_per_s": IMAGES * MASKS * (1 / 2 + 1 / 4), "processor_s_per_region": (1 + 3) / (2 * IMAGES * MASKS)}
-    True
     """
     processes = [moments for moments in processes if len(moments) > 1]
     regions = [(len(moments) - 1) * IMAGES * MASKS for moments in processes]

@@ -57,6 +57,16 @@ def plain(location: str | os.PathLike[str]) -> str:
     return os.fspath(location).removeprefix("file://")
 
 
+def absolute(location: str | os.PathLike[str]) -> str:
+    """Return a location that means the same in every process, whatever folder it runs in.
+
+    >>> absolute("s3://bucket/a.jpg"), absolute("file:///photos/a.jpg")
+    ('s3://bucket/a.jpg', '/photos/a.jpg')
+    """
+    text = plain(location)
+    return text if is_url(text) else os.path.abspath(text)
+
+
 def joined(folder: str, name: str) -> str:
     """Return the location of a name in a folder; a name that is a URL or an absolute path stays.
 

@@ -14,6 +14,7 @@ from maskwise.data.coco_writer import NONE_ID, NONE_NAME, NoneMode, with_known
 from maskwise.data.image_blocks import Blocks
 from maskwise.data.listed_blocks import LineBlocks, PairBlocks, images_in, images_of_list
 from maskwise.data.locations import (
+    absolute,
     base_name,
     files_in,
     found,
@@ -21,7 +22,6 @@ from maskwise.data.locations import (
     joined,
     make_location,
     matching,
-    plain,
     read_file,
     remove_file,
     write_file,
@@ -125,9 +125,9 @@ def label_shards(
         raise InputError(f"shard format {kind!r}; accepted are {', '.join(FORMATS)}")
     if predictor is None:
         predictor = Predictor(threads=1 if engine == "ray" else None)
-    output = plain(output)
+    output = absolute(output)  # Workers run in other folders.
     blocks = blocks_of(
-        plain(images), None if segments is None else plain(segments), shard_images, allow_outside=allow_outside
+        absolute(images), None if segments is None else absolute(segments), shard_images, allow_outside=allow_outside
     )
     if not len(blocks):
         raise AnnotationError(f"{images}: has no image to label")
