@@ -147,6 +147,8 @@ def test_none_of_these(none, coco_folder, tmp_path):
     args = (coco_folder / "images", coco_folder / "annotations.json", tmp_path / "out", predictor)
     done = label_shards(*args, none=none)
     assert (done.annotations, done.named, done.none) == (16, 16, 8)
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert (manifest["annotations"], manifest["none"], manifest["run"]["none"]) == (16, 8, none)
     discs = {"category": ["none of these"], "keep": ["none of these"], "drop": []}[none]
     assert names_in(tmp_path / "out")["000.png"] == ["person", *discs]
     assert join_shards(tmp_path / "out", tmp_path / "joined.json").annotations == (8 if none == "drop" else 16)

@@ -256,6 +256,13 @@ def _finish(
         for key in ("images", "annotations", "named", "none", "problems")
     }
     chosen = json.loads(categories[bool(sums["none"]) and record["none"] == "category"])
-    manifest = {**record, **sums, "categories": chosen, "shards": [asdict(shard) for shard, _ in shards]}
+    manifest = {
+        "maskwise": "shards",
+        "format": 1,
+        "run": record,
+        **sums,
+        "categories": chosen,
+        "shards": [asdict(shard) for shard, _ in shards],
+    }
     write_file(joined(output, MANIFEST), json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n")
     return ShardedLabelling(**sums, shards=len(shards), shards_now=sum(now for _, now in shards))
