@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -210,7 +210,8 @@ def main() -> None:
         args.output.with_name("failures.png"), make_contact_sheet([failure.tile for failure in shown], columns=4)
     )
     blank = blank_confidence(predictor, annotations, images)
-    write_text(args.output, card(settings, read_data(settings.data), predictor, blank, shown))
+    data = replace(settings.data, nothing=())  # The card tells of the classes; segments of nothing need not be here.
+    write_text(args.output, card(settings, read_data(data), predictor, blank, shown))
     print(f"{args.output}")
 
 

@@ -238,7 +238,7 @@ def judge(mutant: Mutant, folder: Path, tests: list[str]) -> Outcome:
 def page(outcomes: list[Outcome], notes: dict[str, str]) -> str:
     """Return the results as Markdown; survivors with a note do no harm and are not counted."""
     survivors = [outcome.mutant for outcome in outcomes if outcome.state == "survived"]
-    harmless = {one: notes[key] for one in survivors if (key := f"{one.path}: {one.before} -> {one.after}") in notes}
+    harmless = {one: notes[key] for one in survivors if (key := _key(one)) in notes}
     counted, dead = len(outcomes) - len(harmless), len(outcomes) - len(survivors)
     late = sum(outcome.state == "timed out" for outcome in outcomes)
     text = [
@@ -251,6 +251,12 @@ def page(outcomes: list[Outcome], notes: dict[str, str]) -> str:
         "\n".join(f"{_line(one)} {note}" for one, note in harmless.items()) or "None.",
     ]
     return "\n\n".join(text) + "\n"
+
+
+def _key(mutant: Mutant) -> str:
+    """Return the key of a mutant in the notes: it stays when lines move."""
+    line = (ROOT / mutant.path).read_text().splitlines()[mutant.line - 1].strip()
+    return f"{mutant.path}: {line}: {mutant.before} -> {mutant.after}"
 
 
 def _line(mutant: Mutant) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +20,10 @@ from maskwise.data.atomic_files import make_folder, read_json, write_json
 from maskwise.data.coco_file import CocoFile, read_coco
 from maskwise.data.image_paths import find_each_image
 from maskwise.data.images import load_image
-from maskwise.data.masks import Mask
 from maskwise.errors import InputError, MaskwiseError
 from maskwise.model.segmenter import Segmenter
 from maskwise.progress import Progress
-
-MAX_TOUCH = 0.02
-"""Maximum share of a segment that may lie on annotated objects."""
-MIN_AREA = 100
-"""Minimum size of a segment, pixels."""
-POINTS_PER_SIDE = 12
-
-
-def segments_of_nothing(segmenter: Segmenter, image: np.ndarray, objects: list[Mask]) -> Iterator[Mask]:
-    """Yield the segments of a photograph that touch no object.
-
-    Args:
-        segmenter: finds segments.
-        image: height x width x 3, uint8, RGB.
-        objects: masks of everything that is annotated in it.
-    """
-    taken = np.zeros(image.shape[:2], dtype=bool)
-    for one in objects:
-        taken |= one.to_array()
-    for segment in segmenter.segment(image, points_per_side=POINTS_PER_SIDE):
-        array = segment.mask.to_array()
-        if segment.mask.area >= MIN_AREA and (array & taken).sum() <= MAX_TOUCH * segment.mask.area:
-            yield segment.mask
+from maskwise.tasks.nothing import segments_of_nothing
 
 
 def records_of(segmenter: Segmenter, coco: CocoFile, row: int, path: str) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from maskwise.tasks.joining import join_shards
     from maskwise.tasks.labelling import label_coco
     from maskwise.tasks.naming import name_photos, name_things
+    from maskwise.tasks.nothing import find_nothing
     from maskwise.tasks.segmenting import segment_photos
     from maskwise.tasks.sharded_labelling import label_shards
 
@@ -51,6 +52,7 @@ __all__ = [
     "draw_overlay",
     "errors",
     "evaluate",
+    "find_nothing",
     "fit_classes",
     "join_shards",
     "label_coco",
@@ -82,6 +84,7 @@ _HOMES = {
     "check_segments": "tasks.checking",
     "draw_overlay": "reports.overlay",
     "evaluate": "tasks.evaluation",
+    "find_nothing": "tasks.nothing",
     "fit_classes": "tasks.fitting",
     "join_shards": "tasks.joining",
     "label_coco": "tasks.labelling",

@@ -280,3 +280,11 @@ def test_regions_may_be_sent_to_other_processes(coco_folder):
     sent = pickle.loads(pickle.dumps(regions))
     assert [region.region_id for region in sent] == [region.region_id for region in regions]
     np.testing.assert_array_equal(sent[5].read_mask().bits, regions[5].read_mask().bits)
+
+
+def test_ids_that_fit_64_bits_are_numbers():
+    for ids in ([127, 1000], [2**63 - 1], [-(2**63)]):
+        assert id_column(ids).dtype == np.int64
+    for ids in ([2**63], [-(2**63) - 1], [1, "1"]):
+        assert [value_of(id_column(ids), row) for row in range(len(ids))] == ids
+        assert id_column(ids).dtype.kind == "S"

@@ -291,6 +291,29 @@ def test_the_command_renames_ignores_and_says_where_the_report_is(label_maps: Pa
     assert (report["regions"], report["unknown_classes"]) == (4, {})
 
 
+@pytest.mark.parametrize(("min_area", "areas"), [(0.0, [1, 64]), (0.01, [64]), (2.0, [64]), (65.0, [])])
+def test_small_regions_of_label_maps_are_given_as_a_share_or_in_pixels(
+    tmp_path: Path, min_area: float, areas: list[int]
+):
+    """A square of 64 pixels and a single pixel, in an image of 600: one hundredth of it is 6."""
+    for name in ("images", "maps"):
+        (tmp_path / name).mkdir()
+    labels = np.zeros((20, 30), dtype=np.uint8)
+    labels[2:10, 2:10], labels[19, 29] = 1, 1
+    Image.fromarray(labels).save(tmp_path / "maps/a.png")
+    Image.fromarray(np.stack([labels] * 3, axis=2)).save(tmp_path / "images/a.png")
+    (tmp_path / "classes.txt").write_text("background\ncat\n")
+    source = RegionFlags(
+        images=tmp_path / "images",
+        label_maps=tmp_path / "maps",
+        classes=tmp_path / "classes.txt",
+        ignore=("background",),
+        min_area=min_area,
+    )
+    source.check("evaluate")
+    assert sorted(source.read().regions.areas().tolist()) == areas
+
+
 @pytest.mark.usefixtures("fake_model")
 def test_the_command_leaves_out_small_regions_of_a_coco_file(label_maps: Path):
     boxes = {1: [2, 2, 8, 8], 2: [29, 19, 1, 1]}

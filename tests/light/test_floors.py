@@ -115,6 +115,7 @@ def test_public_names():
         "draw_overlay",
         "errors",
         "evaluate",
+        "find_nothing",
         "fit_classes",
         "join_shards",
         "label_coco",

@@ -1,4 +1,5 @@
 import os
+from io import BytesIO, StringIO
 
 import cv2
 import numpy as np
@@ -150,3 +151,65 @@ def test_refuses_a_side_that_is_too_long(tmp_path):
 def test_a_photograph_of_many_pixels_is_read_without_a_warning(tmp_path):
     Image.new("L", (10_000, 9_000), 7).save(tmp_path / "a.png")
     assert load_image(tmp_path / "a.png").shape == (9_000, 10_000, 3)
+
+
+def test_images_come_from_anywhere(tmp_path, pixels):
+    path = tmp_path / "a b%.png"
+    Image.fromarray(pixels).save(path)
+    content = path.read_bytes()
+    with open(path, "rb") as stream:
+        sources = [path, str(path), path.as_uri(), content, bytearray(content), memoryview(content), stream]
+        sources += [BytesIO(content), Image.open(BytesIO(content)), Image.fromarray(pixels), pixels]
+        for source in sources:
+            np.testing.assert_array_equal(load_image(source), pixels)
+
+
+def test_images_of_pillow_and_of_bytes_are_upright(pixels):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored, stream = Image.fromarray(np.ascontiguousarray(AS_STORED[6](pixels))), BytesIO()
+    stored.save(stream, "PNG", exif=exif)
+    np.testing.assert_array_equal(load_image(stream.getvalue()), pixels)
+    np.testing.assert_array_equal(load_image(Image.open(stream)), pixels)
+
+
+def test_wide_colours_of_bytes_are_scaled_as_those_of_files(tmp_path):
+    wide = np.zeros((2, 3, 3), dtype=np.uint16)
+    wide[0, 0], wide[1, 2] = (65535, 256, 0), (0, 0, 32768)
+    cv2.imwrite(str(tmp_path / "wide.png"), wide[..., ::-1])
+    array = load_image((tmp_path / "wide.png").read_bytes())
+    np.testing.assert_array_equal(array, wide >> 8)
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.array([[0, 200]], dtype=np.uint8), [[[0] * 3, [200] * 3]]),
+        (np.array([[[7], [9]]], dtype=np.uint8), [[[7] * 3, [9] * 3]]),
+        (np.array([[[1, 2, 3, 255]]], dtype=np.uint8), [[[1, 2, 3]]]),
+        (np.array([[0.0, 0.5, 1.0]]), [[[0] * 3, [128] * 3, [255] * 3]]),
+        (np.array([[[0, 4080, 1024]]], dtype=np.uint16), [[[0, 255, 64]]]),
+    ],
+)
+def test_arrays_become_rgb(array, expected):
+    assert load_image(array).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (b"", "the image: is not an image"),
+        (b"\x89PNG\r\n\x1a\nrest", "the image: is not an image|the image: is damaged"),
+        ("https://example.com/a.png", r"https://example.com/a.png: is on another machine"),
+        ("file:///no/such/a.png", "/no/such/a.png: no such image file"),
+        (StringIO("text"), 'opened as text; open it with mode "rb"'),
+        (np.zeros((4, 5, 2), dtype=np.uint8), r"the image has shape \(4, 5, 2\)"),
+        (np.array([[np.nan]]), "floats outside 0 to 1"),
+        (np.zeros((4, 5), dtype=bool), "type bool"),
+        (Image.new("1", (70_000, 1)), "the image: has too many pixels"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_one_line(source, message):
+    with pytest.raises(ImageError, match=message) as caught:
+        load_image(source)
+    assert "\n" not in str(caught.value)

@@ -201,3 +201,9 @@ def test_a_dot_lies_at_most_six_diameters_from_its_region(middle, reached):
     placer._taken[21:32, middle - 5 : middle + 6] = False
     place = placer.place(0, (40, 20), dot=11)
     assert (place.centre_xy[0] > 80) is reached
+
+
+def test_a_label_is_at_most_as_large_as_the_map():
+    placer = LabelPlacer([Mask.from_box((0, 0, 3, 3), (10, 40))], (10, 40))
+    assert placer._on_map((30, 5)) == (30, 5)
+    assert placer._on_map((50, 12)) == (40, 10)

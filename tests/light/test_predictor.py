@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import supervision
+from PIL import Image
 
 from colour_model import colour_model
-from maskwise import Mask, Predictor
+from maskwise import Mask, Name, Prediction, Predictor, draw_overlay
 from maskwise.errors import ImageError, InputError, MaskError, ModelError
 from maskwise.model.mask_inputs import as_masks
 from maskwise.model.predictor import AUTO_MIN_MASKS, MAX_SHARED_CROPS, MODES
@@ -262,3 +263,22 @@ def test_embedded_model_names_the_bundled_photographs(tmp_path, photo, mask, nam
         check=True,
     )
     assert json.loads((tmp_path / "out.json").read_text())["regions"][0]["names"][0]["name"] == name
+
+
+def test_images_may_be_paths_bytes_or_images_of_pillow(tmp_path):
+    predictor = Predictor(colour_model(tmp_path))
+    Image.new("RGB", (30, 20), (255, 0, 0)).save(tmp_path / "red.png")
+    masks = np.ones((1, 20, 30), dtype=bool)
+    for image in (tmp_path / "red.png", (tmp_path / "red.png").read_bytes(), Image.open(tmp_path / "red.png")):
+        assert [one.name for one in predictor.predict(image, masks)] == ["person"]
+        assert draw_overlay(image, masks, predictor.predict(image, masks)).shape[2] == 3
+
+
+def test_a_notebook_shows_bars_and_escapes_names():
+    names = (Name("<b>cup", 47, 0.75), Name("dog", 18, 0.25))
+    shown = Prediction(names)._repr_html_()
+    assert "&lt;b&gt;cup" in shown
+    assert "<b>" not in shown
+    assert (shown.count("<tr>"), shown.count("width:75px"), shown.count("25%")) == (2, 1, 1)
+    assert "none of these" in Prediction(names, is_none=True)._repr_html_()
+    assert "none of these" not in shown

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,12 @@ def test_classes_are_counted_and_found_by_name():
     assert regions.only(regions.called(["pet"])).counts() == {"pet": 1}
     assert regions.numbered({"pet": 4}).tolist() == [-1, 4, -1]
     assert regions.renamed({"pet": "dog"}).counts() == {"dog": 3}
+
+
+def test_regions_of_one_annotation_are_equal_whatever_their_images_in_memory():
+    read = partial(Mask.from_box, (0, 0, 2, 2), (4, 6))
+    one, other = (
+        LabelledRegion(Path("a"), 1, 2, "cat", None, False, read, image=np.full((4, 6, 3), value, dtype=np.uint8))
+        for value in (0, 9)
+    )
+    assert one == other

@@ -15,6 +15,7 @@ from maskwise.errors import ImageError, InputError, MaskError, ModelError
 from maskwise.model.segment_candidates import Candidates, Drawn, distinct, grid_rounds, packed, shown, stability
 from maskwise.model.segment_frame import Frame, interpolated
 from maskwise.model.segment_network import CELL_AXES, RECORD, Prompted
+from maskwise.model.segmenter import _checked_points
 from maskwise.model.session import built_in_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -382,3 +383,11 @@ def test_run_lengths_of_a_mask_come_back(rng):
     array = rng.random((13, 7)) < 0.4
     rle = Mask.from_array(array).to_rle()
     assert (Mask.from_rle(json.loads(json.dumps(rle))).to_array() == array).all()
+
+
+def test_points_may_lie_in_a_corner_and_not_outside():
+    assert _checked_points([[0, 0], [6, 4]], (4, 6)).tolist() == [[0, 0], [6, 4]]
+    with pytest.raises(InputError, match=r"the point 6\.5,1 lies outside the image of width 6 and height 4"):
+        _checked_points([[6.5, 1]], (4, 6))
+    with pytest.raises(InputError, match=r"points have shape \(1, 4\)"):
+        _checked_points([[1, 1, 2, 2]], (4, 6))

@@ -102,6 +102,14 @@ def test_a_mended_image_is_named_and_replaces_its_shard(coco_folder, tmp_path, p
     assert len(shards_in(tmp_path / "out")) == 3
 
 
+def test_a_bad_image_of_a_tar_is_named_by_its_place(coco_folder, tmp_path, predictor):
+    (coco_folder / "images/004.png").write_bytes(b"no image")
+    write_tar(coco_folder, tmp_path / "a.tar")
+    assert label_shards(tmp_path / "a.tar", None, tmp_path / "out", predictor).named == 14
+    message = lines_of(tmp_path / "out")[4]["problems"][0]["message"]
+    assert message.startswith(f"{tmp_path}/a.tar: 004.png: is not an image")
+
+
 def test_stop_raises_the_fault_and_keeps_the_shards_before(coco_folder, tmp_path, predictor):
     (coco_folder / "images/004.png").write_bytes(b"x")
     args = (coco_folder / "images", coco_folder / "annotations.json", tmp_path / "out", predictor)

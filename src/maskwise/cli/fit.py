@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +12,7 @@ from maskwise.cli.options import DeviceFlag, ModelFile, Threads, wrong_usage
 from maskwise.cli.region_options import RegionFlags
 
 if TYPE_CHECKING:
+    from maskwise.data.regions import RegionSet
     from maskwise.tasks.fitting import Fit
 
 
@@ -25,7 +26,7 @@ class Command:
 
     Examples:
       maskwise fit photos labels.json -o mine.onnx
-      maskwise fit photos --label-maps maps --classes classes.txt --ignore background -o mine.onnx
+      maskwise fit photos --label-maps maps --classes classes.txt --nothing-class background -o mine.onnx
       maskwise predict photo.jpg --mask m.png --model mine.onnx
     """
 
@@ -35,6 +36,12 @@ class Command:
     """Model file to write."""
     per_class: int | None = None
     """Use at most this many regions per class, from different images first (default: all)."""
+    nothing_class: tuple[str, ...] = ()
+    """Classes that are none of those to learn, such as background: from them the model learns "none of these"."""
+    nothing: Path | None = None
+    """COCO file of segments of the same images that are none of the classes, to learn "none of these" from."""
+    find_nothing: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Find such segments: outlines that touch no labelled region. Every object of the classes must be labelled."""
     head: Literal["auto", "linear", "mean"] = "auto"
     """Logistic regression, nearest class mean, or whichever of both and their sum does best."""
     name: str = ""
@@ -54,14 +61,17 @@ class Command:
         from maskwise.tasks.fitting import fit_classes
 
         flags = self.regions
-        inputs = [path for path in (flags.annotations, flags.classes, flags.palette) if path is not None]
-        check_output(self.output, inputs=inputs)
-        regions = self.regions.read(speck=SPECK)
+        given = (flags.annotations, flags.classes, flags.palette, self.nothing)
+        check_output(self.output, inputs=[path for path in given if path is not None])
+        regions = flags.read(speck=SPECK)
+        nothing = self._read_nothing(regions)
+        regions = regions.without(self.nothing_class)
         if self.per_class is not None:
             regions = sample_per_class(regions, self.per_class)
         fit = fit_classes(
             regions,
             self.output,
+            nothing=nothing,
             model=self.model,
             head=self.head,
             name=self.name,
@@ -74,6 +84,28 @@ class Command:
             print(f"left out: {len(fit.problems)} faults in the data; the first: {fit.problems[0].message}")
         print(f"{self.output}: the model file")
 
+    def _read_nothing(self, regions: RegionSet) -> RegionSet | None:
+        """Return the regions that are none of the classes; None if none are given."""
+        from maskwise.data.coco_regions import regions_from_coco
+        from maskwise.data.regions import Regions
+        from maskwise.tasks.nothing import find_nothing
+
+        flags, parts = self.regions, []
+        if self.nothing_class:
+            regions.without(self.nothing_class)  # Refuses unknown names.
+            parts.append(regions.only(regions.regions.called(self.nothing_class)))
+        if self.nothing is not None:
+            parts.append(
+                regions_from_coco(
+                    self.nothing, flags.images, on_error=flags.on_error, allow_outside=flags.allow_outside
+                )
+            )
+        if self.find_nothing:
+            parts.append(find_nothing(regions))
+        if not parts:
+            return None
+        return replace(parts[0], regions=Regions.joined([part.regions for part in parts]))
+
 
 def print_fit(fit: Fit) -> None:
     """Print what was learned from and the heads that were tried."""
@@ -82,7 +114,7 @@ def print_fit(fit: Fit) -> None:
 
     from maskwise.reports.formatting import percent
 
-    chosen = fit.trials[0]
+    chosen, known = fit.trials[0], fit.known
     fewest = min(fit.regions, key=fit.regions.__getitem__)
     console = Console()
     console.print(
@@ -90,6 +122,11 @@ def print_fit(fit: Fit) -> None:
         f" {fewest}), {fit.seconds:.0f} s",
         markup=False,
     )
+    if known is not None:
+        print(
+            f'"none of these" from {known.nothing} regions of nothing: {percent(known.named_at_95)} of them are named'
+            f" where 95 % of the objects are kept (AUROC {known.auroc:.3f}, by cross-validation over images)"
+        )
     if chosen.micro is None:
         print("accuracy unknown and probabilities not calibrated: two classes need regions in two or more images")
         return

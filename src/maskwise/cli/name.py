@@ -40,6 +40,9 @@ class Command:
     points_per_side: int = 24
     """Try this many points in each direction. More points find smaller things and take longer."""
     on_error: OnErrorFlag = "skip"
+    min_score: float | None = None
+    """Leave out things of a lower score, 0 to 1: how sure outline, name and being one of the classes are together
+    (default: chosen on training photographs; 0 shows all)."""
     min_known: MinKnown = None
     min_probability: MinProbability = 0.0
     mode: Mode = "exact"
@@ -52,7 +55,7 @@ class Command:
         from maskwise.model.predictor import Predictor
         from maskwise.model.segmenter import Segmenter
         from maskwise.reports.overlay import check_suffix
-        from maskwise.tasks.naming import CocoCollector, check_outputs, name_photos
+        from maskwise.tasks.naming import MIN_SCORE, CocoCollector, check_outputs, name_photos
 
         check_outputs(self.photos, self.output, self.overlay)
         if self.overlay is not None and not self.photos.is_dir():
@@ -73,6 +76,7 @@ class Command:
             predictor,
             top=self.top,
             points_per_side=self.points_per_side,
+            min_score=MIN_SCORE if self.min_score is None else self.min_score,
             on_error=self.on_error,
             problems=problems,
         ):

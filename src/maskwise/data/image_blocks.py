@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import UNSET, Raw, UnsetType
 
 from maskwise.data.coco_file import check_stated_size, mask_of_outline
-from maskwise.data.images import Pixels, load_image
+from maskwise.data.images import GIVEN, Pixels, load_image
 from maskwise.data.locations import is_url, read_file
 from maskwise.data.masks import Mask
 from maskwise.data.problems import Id, OnError, Problem
@@ -143,7 +143,11 @@ def _outline_of(record: bytes) -> _Outline | None:
 def _pixels(sample: Sample) -> Pixels:
     if sample.content is None and not is_url(sample.location):
         return load_image(sample.location)
-    return load_image(sample.location, read_file(sample.location) if sample.content is None else sample.content)
+    content = read_file(sample.location) if sample.content is None else sample.content
+    try:
+        return load_image(content)
+    except ImageError as error:
+        raise ImageError(str(error).replace(GIVEN, sample.location, 1)) from error
 
 
 def _mask(sample: Sample, outline: _Outline | None, annotation_id: Id | None, image_hw: tuple[int, int]) -> Mask:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +67,13 @@ class Prediction:
         name = f"{self.name} {self.probability:.0%}"
         return f"<Prediction none of these ({name})>" if self.is_none else f"<Prediction {name}>"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a bar for each class, in the notebook's own colours."""
+        rows = [(name.name, name.probability) for name in self.names]
+        if self.is_none:
+            rows.insert(0, ("none of these", math.nan))
+        return f"<table>{''.join(_html_row(*row) for row in rows)}</table>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the names as plain JSON values, the most probable first, and what is known of "none of these".
 
@@ -74,6 +83,16 @@ class Prediction:
         names = [{"name": n.name, "category_id": n.category_id, "probability": n.probability} for n in self.names]
         record = {"names": names, "is_none": self.is_none}
         return record if self.known is None else {**record, "known": self.known}
+
+
+def _html_row(name: str, share: float) -> str:
+    bar = (
+        ""
+        if math.isnan(share)
+        else f'<div style="width:{100 * share:.0f}px;height:.6em;background:currentColor"></div>'
+    )
+    number = "" if math.isnan(share) else f"{share:.0%}"
+    return f'<tr><td style="text-align:left">{html.escape(name)}</td><td>{number}</td><td>{bar}</td></tr>'
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from maskwise.data.images import Pixels, check_pixels
+from maskwise.data.images import ImageSource, Pixels, as_pixels
 from maskwise.data.masks import Mask
 from maskwise.errors import InputError, ModelError
 from maskwise.model.mask_inputs import DetectionsLike, Masks, as_masks
@@ -148,11 +148,11 @@ class Predictor:
         """The names that the model knows, in the order of the logits."""
         return tuple(category.name for category in self.info.categories)
 
-    def predict(self, image: np.ndarray, masks: Masks, *, top: int = 5, embeddings: bool = False) -> list[Prediction]:
+    def predict(self, image: ImageSource, masks: Masks, *, top: int = 5, embeddings: bool = False) -> list[Prediction]:
         """Name regions of an image.
 
         Args:
-            image: height x width x 3, uint8, RGB.
+            image: height x width x 3, uint8, RGB; or what `load_image` takes, such as a path.
             masks: N x height x width, nonzero where the region is; or a sequence of such arrays or of `Mask`; or
                 detections as in the library supervision, with masks or with boxes alone.
             top: how many classes each prediction holds, the most probable first; at least 1.
@@ -162,7 +162,7 @@ class Predictor:
             One prediction per mask, in order.
 
         Raises:
-            ImageError: the image has another shape or type.
+            ImageError: the image has another shape or type, or cannot be read.
             MaskError: a mask has another size than the image or no pixel set; the message has its index.
             InputError: top is below 1.
 
@@ -174,7 +174,7 @@ class Predictor:
         return self.run(image, masks, embeddings=embeddings).predictions(top)
 
     def predict_many(
-        self, images: Iterable[tuple[np.ndarray, Masks]], *, top: int = 5, embeddings: bool = False
+        self, images: Iterable[tuple[ImageSource, Masks]], *, top: int = 5, embeddings: bool = False
     ) -> Iterator[list[Prediction]]:
         """Name regions of many images; batches cross images, so that few masks per image still use all cores.
 
@@ -192,20 +192,20 @@ class Predictor:
         check_top(top)
         return (outputs.predictions(top) for outputs in self.run_many(images, embeddings=embeddings))
 
-    def probabilities(self, image: np.ndarray, masks: Masks) -> Float32[np.ndarray, "regions classes"]:
+    def probabilities(self, image: ImageSource, masks: Masks) -> Float32[np.ndarray, "regions classes"]:
         """Return the probability of every class for every region; arguments and errors as in `predict`.
 
         They are calibrated in exact mode.
         """
         return self.run(image, masks).probabilities
 
-    def embed(self, image: np.ndarray, masks: Masks) -> Float32[np.ndarray, "regions features"]:
+    def embed(self, image: ImageSource, masks: Masks) -> Float32[np.ndarray, "regions features"]:
         """Return the features that the last layer classifies, per region; arguments and errors as in `predict`."""
         outputs = self.run(image, masks, logits=False, embeddings=True)
         assert outputs.embeddings is not None
         return outputs.embeddings
 
-    def label_detections(self, image: np.ndarray, detections: DetectionsT) -> DetectionsT:
+    def label_detections(self, image: ImageSource, detections: DetectionsT) -> DetectionsT:
         """Return the same detections with `class_id`, `confidence` and `data["class_name"]` filled in.
 
         `data["is_none"]` says which are "none of these"; if the model can tell, `data["known"]` has the probability of
@@ -213,7 +213,7 @@ class Predictor:
         the class index.
 
         Args:
-            image: height x width x 3, uint8, RGB.
+            image: height x width x 3, uint8, RGB; or what `load_image` takes, such as a path.
             detections: `supervision.Detections`, with masks or with boxes alone.
 
         Raises:
@@ -238,7 +238,7 @@ class Predictor:
         )
         return filled
 
-    def run(self, image: np.ndarray, masks: Masks, *, logits: bool = True, embeddings: bool = False) -> ImageOutputs:
+    def run(self, image: ImageSource, masks: Masks, *, logits: bool = True, embeddings: bool = False) -> ImageOutputs:
         """Return what the network makes of regions, as arrays.
 
         Args:
@@ -256,7 +256,7 @@ class Predictor:
         return outputs
 
     def run_many(
-        self, images: Iterable[tuple[np.ndarray, Masks]], *, logits: bool = True, embeddings: bool = False
+        self, images: Iterable[tuple[ImageSource, Masks]], *, logits: bool = True, embeddings: bool = False
     ) -> Iterator[ImageOutputs]:
         """Yield what the network makes of the regions of each image, in order; batches cross images.
 
@@ -271,8 +271,8 @@ class Predictor:
         planned = (self._planned(image, masks, logits=logits, embeddings=embeddings) for image, masks in images)
         return self._run_planned(planned)
 
-    def _planned(self, image: np.ndarray, masks: Masks, *, logits: bool, embeddings: bool) -> _PlannedImage:
-        pixels = check_pixels(image)
+    def _planned(self, image: ImageSource, masks: Masks, *, logits: bool, embeddings: bool) -> _PlannedImage:
+        pixels = as_pixels(image)
         regions = as_masks(masks, pixels.shape[:2])
         kinds = self.info.view.crops
         plan = [(kind, shared) for kind, one in enumerate(kinds) for shared in self._plan(regions, one)]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from maskwise.concurrency import map_in_threads
-from maskwise.data.images import check_pixels
+from maskwise.data.images import ImageSource, as_pixels
 from maskwise.data.masks import Mask
 from maskwise.errors import InputError
 from maskwise.model.predictor import MAX_THREADS
@@ -103,16 +103,16 @@ class Segmenter:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def encode(self, image: np.ndarray) -> EncodedImage:
+    def encode(self, image: ImageSource) -> EncodedImage:
         """Return what all prompts of a photograph share; this takes most of the time of a click.
 
         Args:
-            image: height x width x 3, uint8, RGB.
+            image: height x width x 3, uint8, RGB; or what `load_image` takes, such as a path.
 
         Raises:
-            ImageError: the image has another shape or type.
+            ImageError: the image has another shape or type, or cannot be read.
         """
-        return self._network.encode(check_pixels(image))
+        return self._network.encode(as_pixels(image))
 
     def prompt(
         self,
@@ -162,7 +162,7 @@ class Segmenter:
 
     def segment(
         self,
-        image: np.ndarray,
+        image: ImageSource,
         *,
         points_per_side: int = 24,
         min_score: float = MIN_SCORE,
@@ -175,14 +175,14 @@ class Segmenter:
         are skipped.
 
         Args:
-            image: height x width x 3, uint8, RGB.
+            image: height x width x 3, uint8, RGB; or what `load_image` takes, such as a path.
             points_per_side: points of the grid in each direction, 1 to 128; more find smaller things and take longer.
             min_score: smallest predicted IoU, 0 to 1.
             min_stability: smallest stability, 0 to 1.
             max_overlap: of two segments with a larger IoU the better one stays, 0 to 1.
 
         Raises:
-            ImageError: the image has another shape or type.
+            ImageError: the image has another shape or type, or cannot be read.
             InputError: a number outside its range.
         """
         if not 1 <= points_per_side <= MAX_POINTS_PER_SIDE:

@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from maskwise.data.images import Pixels
+from maskwise.data.images import ImageSource, Pixels, as_pixels
 from maskwise.data.masks import Mask
 from maskwise.errors import InputError
+from maskwise.model.mask_inputs import Masks, as_masks
 from maskwise.model.prediction import Prediction
 from maskwise.reports.drawing import (
     BLACK,
@@ -47,7 +48,7 @@ class _Label:
 
 
 def draw_overlay(
-    image: Pixels, masks: Sequence[Mask], predictions: Sequence[Prediction | None]
+    image: ImageSource, masks: Masks, predictions: Sequence[Prediction | None]
 ) -> UInt8[np.ndarray, "drawn_height drawn_width 3"]:
     """Return a photograph with every region tinted in the colour of its class, outlined and named.
 
@@ -55,8 +56,8 @@ def draw_overlay(
     beside the picture has the name.
 
     Args:
-        image: height x width x 3, uint8, RGB.
-        masks: regions of the image.
+        image: height x width x 3, uint8, RGB; or what `load_image` takes, such as a path.
+        masks: regions of the image, in any form that `Predictor.predict` takes.
         predictions: what each is, in the same order; None draws a grey outline without a name.
 
     Returns:
@@ -65,6 +66,13 @@ def draw_overlay(
     >>> draw_overlay(np.zeros((60, 80, 3), dtype=np.uint8), [], []).shape
     (675, 900, 3)
     """
+    pixels = as_pixels(image)
+    return _drawn(pixels, as_masks(masks, (pixels.shape[0], pixels.shape[1])), predictions)
+
+
+def _drawn(
+    image: Pixels, masks: Sequence[Mask], predictions: Sequence[Prediction | None]
+) -> UInt8[np.ndarray, "drawn_height drawn_width 3"]:
     scale = max(MIN_SIDE / max(image.shape[:2]), 1.0)
     height, width = round(image.shape[0] * scale), round(image.shape[1] * scale)
     scene = image.copy() if scale == 1 else cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)

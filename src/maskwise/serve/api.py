@@ -34,7 +34,7 @@ from maskwise.serve.schemas import (
     Things,
 )
 from maskwise.serve.services import ONE_PHOTO, Question, Services
-from maskwise.tasks.naming import Thing, without_nested
+from maskwise.tasks.naming import MIN_SCORE, Thing, things_of
 
 WHY = {
     400: "The request is no form that can be read.",
@@ -157,6 +157,7 @@ Flag = Annotated[bool, BeforeValidator(flag)]
 Outlines = Annotated[Flag, Form(description="Whether the answer has each region's run lengths.")]
 
 Top = Annotated[int, Form(ge=1, le=1000, description="Number of names for each region.")]
+Score = Annotated[float, Form(ge=0, le=1, description="Things of a lower score are left out; 0 shows all.")]
 Points = Annotated[
     int,
     Form(ge=1, le=64, description="Where everything is outlined: points of the grid in each direction."),
@@ -248,6 +249,7 @@ async def name(
     photo_asked: Annotated[Question, Depends(photo_question)],
     top: Top = 5,
     points_per_side: Points = 24,
+    min_score: Score = MIN_SCORE,
     segmentation: Outlines = False,
 ) -> Things:
     """Find and name the things in a photograph, as `maskwise name` does."""
@@ -255,8 +257,7 @@ async def name(
         found = await services.everything(request, photo, points_per_side)
         outputs = await services.named(request, photo, [one.mask for one in found])
     pairs = zip(found, outputs.predictions(top), strict=True)
-    things = without_nested([Thing(segment, one) for segment, one in pairs if not one.is_none])
-    things.sort(key=lambda thing: -thing.score)
+    things = things_of([Thing(segment, one) for segment, one in pairs], min_score)
     outlines = [
         (GivenRegion(str(number), predicted_iou=thing.segment.score), thing.segment.mask)
         for number, thing in enumerate(things, start=1)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
 
 from maskwise import __version__
 from maskwise.data.atomic_files import check_output
@@ -22,6 +23,7 @@ from maskwise.model.predictor import Predictor
 from maskwise.model.runner import Device
 from maskwise.model.session import built_in_model
 from maskwise.tasks.embedding import embed_regions
+from maskwise.tasks.known_heads import KnownHead, choose_known
 from maskwise.tasks.linear_heads import Kind, Trial, choose_head
 
 
@@ -34,18 +36,21 @@ class Fit:
         trials: the heads that were tried, the chosen one first.
         seconds: time that it took.
         problems: faults in the data whose regions were left out.
+        known: the head that says "none of these"; None without regions of nothing to learn it from.
     """
 
     regions: dict[str, int]
     trials: tuple[Trial, ...]
     seconds: float
     problems: tuple[Problem, ...] = ()
+    known: KnownHead | None = None
 
 
 def fit_classes(
     regions: RegionSet,
     output: str | os.PathLike[str],
     *,
+    nothing: RegionSet | None = None,
     model: str | os.PathLike[str] | None = None,
     head: Kind = "auto",
     name: str = "",
@@ -61,6 +66,8 @@ def fit_classes(
     Args:
         regions: to learn from; crowds and classes without a region are left out.
         output: the model file to write, whole or not at all.
+        nothing: regions that are none of the classes, for example background; the model then says "none of these". See
+            `find_nothing`.
         model: the model file that embeds (default: the built-in model).
         head: `linear` (logistic regression), `mean` (nearest class mean), or `auto`: whichever of both and their sum
             does best.
@@ -71,7 +78,8 @@ def fit_classes(
             out.
 
     Raises:
-        AnnotationError: fewer than two classes have a region; or, with `stop`, several images or masks cannot be used.
+        AnnotationError: fewer than two classes have a region, or regions of nothing are in fewer than two images; or,
+            with `stop`, several images or masks cannot be used.
         ImageError, MaskError: with `stop`, one image or mask cannot be used.
         ModelError: the model cannot be used.
         InputError: the output cannot be written, or is the model that embeds.
@@ -94,14 +102,18 @@ def fit_classes(
     _check_classes(known)
     predictor = Predictor(model, mode="exact", device=device, threads=threads)
     problems: list[Problem] = list(regions.problems)
-    embeddings = embed_regions(predictor, known, skip=SKIPPED[on_error], problems=problems)
-    usable = ~np.isnan(embeddings).any(axis=1)
-    known, embeddings = known.only(usable), embeddings[usable]
+    known, embeddings = _embedded(predictor, known, on_error, problems)
     _check_classes(known)
     counts = known.counts()
     categories = tuple(category for category in regions.categories if category.name in counts)
     targets = known.numbered({category.name: number for number, category in enumerate(categories)})
-    images = np.unique(known.images[known.image], return_inverse=True)[1]
+    paths = known.images[known.image]
+    known_head = None
+    if nothing is not None:
+        empty, of_nothing = _embedded(predictor, nothing.regions, on_error, problems)
+        numbers = np.unique(np.concatenate([paths, empty.images[empty.image]]), return_inverse=True)[1]
+        known_head = choose_known(embeddings, numbers[: len(paths)], of_nothing, numbers[len(paths) :])
+    images = np.unique(paths, return_inverse=True)[1]
     trials = choose_head(head, embeddings, targets, images)
     fitted = trials[0].fit(embeddings, targets)
     info = ModelInfo(
@@ -110,6 +122,7 @@ def fit_classes(
         view=predictor.info.view,
         shares=predictor.info.shares,
         temperature=trials[0].temperature,
+        min_known=None if known_head is None else known_head.min_known,
         batch_size=predictor.info.batch_size,
         training={
             "maskwise": __version__,
@@ -118,11 +131,22 @@ def fit_classes(
             "trials": [asdict(trial) for trial in trials],
             "regions": {category.name: counts[category.name] for category in categories},
             "images": int(images.max()) + 1,
+            **({} if known_head is None else {"nothing": known_head.nothing, "auroc": round(known_head.auroc, 4)}),
         },
     )
-    replace_head(source, fitted.weight, fitted.bias, info, output)
+    known_layer = None if known_head is None else (known_head.weight, known_head.bias)
+    replace_head(source, fitted.weight, fitted.bias, info, output, known=known_layer)
     seconds = round(time.perf_counter() - start, 1)
-    return Fit(info.training["regions"], trials, seconds, tuple(problems))
+    return Fit(info.training["regions"], trials, seconds, tuple(problems), known_head)
+
+
+def _embedded(
+    predictor: Predictor, regions: Regions, on_error: OnError, problems: list[Problem]
+) -> tuple[Regions, Float32[np.ndarray, "regions features"]]:
+    """Return the regions that can be embedded, and their embeddings; note the problems of the others."""
+    embeddings = embed_regions(predictor, regions, skip=SKIPPED[on_error], problems=problems)
+    usable = ~np.isnan(embeddings).any(axis=1)
+    return regions.only(usable), embeddings[usable]
 
 
 def _check_classes(regions: Regions) -> None:

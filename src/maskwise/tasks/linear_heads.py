@@ -110,13 +110,25 @@ def fit_head(
     # One scale for all features: with a few regions, the spread of each feature is mostly chance.
     centre, scale = embeddings.mean(axis=0, dtype=float), float(embeddings.std(dtype=float)) or 1.0
     scaled = (embeddings - centre) / scale
-    weight, bias = (_linear if kind == "linear" else _nearest_mean)(strength, scaled, targets)
+    weight, bias = (logistic_regression if kind == "linear" else _nearest_mean)(strength, scaled, targets)
     return Head(weight / scale, bias - weight @ centre / scale)
 
 
-def _linear(
-    strength: float, embeddings: np.ndarray, targets: np.ndarray, *, balanced: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+def logistic_regression(
+    strength: float,
+    embeddings: Float[np.ndarray, "regions features"],
+    targets: Int[np.ndarray, " regions"],
+    *,
+    power: float = CLASS_POWER,
+) -> tuple[Float[np.ndarray, "classes features"], Float[np.ndarray, " classes"]]:
+    """Return weight and bias of multinomial logistic regression with a quadratic penalty.
+
+    Args:
+        strength: C, the inverse of the penalty.
+        embeddings: of the regions, scaled.
+        targets: class index of each, every one from 0 up present, at least two.
+        power: see `class_weights`.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
@@ -127,7 +139,7 @@ def _linear(
     with threadpool_limits(1, "blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # A head that nearly converged is judged like any other.
         warnings.filterwarnings("ignore", "The number of unique classes is greater")  # One or two regions per class.
-        model.fit(embeddings, targets, sample_weight=class_weights(targets, 0.0 if balanced else CLASS_POWER))
+        model.fit(embeddings, targets, sample_weight=class_weights(targets, power))
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # For two classes scikit-learn gives one row: the second against the first.
         weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
@@ -159,25 +171,6 @@ def _divided(rows: np.ndarray, inside: np.ndarray, scale: float, ridge: float) -
         gram = inside @ inside.T + ridge / scale * np.eye(regions)
         return (rows - np.linalg.solve(gram, inside @ rows.T).T @ inside) / ridge
     return np.linalg.solve(scale * inside.T @ inside + ridge * np.eye(features), rows.T).T
-
-
-def fit_known(
-    regions: Float[np.ndarray, "n features"], nothing: Float[np.ndarray, "m features"], strength: float
-) -> tuple[Float[np.ndarray, " features"], float]:
-    """Fit the logit that a region is one of the classes at all: logistic regression, both sides of equal total weight.
-
-    Args:
-        regions: embeddings of regions of the classes, scaled.
-        nothing: embeddings of regions of no class.
-        strength: C, the inverse of the penalty.
-
-    Returns:
-        Weight and bias: logit = embedding @ weight + bias.
-    """
-    weight, bias = _linear(
-        strength, np.concatenate([nothing, regions]), np.repeat([0, 1], [len(nothing), len(regions)]), balanced=True
-    )
-    return weight[1] - weight[0], float(bias[1] - bias[0])
 
 
 def choose_head(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from maskwise.data.atomic_files import check_output, write_json
-from maskwise.data.images import IMAGE_SUFFIXES, Pixels, load_image
+from maskwise.data.images import IMAGE_SUFFIXES, ImageSource, Pixels, as_pixels, load_image
 from maskwise.data.masks import Mask
 from maskwise.data.problems import OnError, Problem, write_problems
 from maskwise.data.regions import Category
@@ -22,6 +22,8 @@ from maskwise.model.segmenter import Segment, Segmenter
 from maskwise.progress import Progress
 from maskwise.tasks.segmenting import photos_in, record_of
 
+MIN_SCORE = 0.5
+"""Things of a lower score are left out; chosen on training photographs (benchmarks/naming.py)."""
 NESTED = 0.8
 """A segment of which at least this share lies in another one of its class is a part of it, or it is a group."""
 
@@ -55,12 +57,13 @@ class NamedPhoto:
 
 
 def name_things(
-    image: Pixels,
+    image: ImageSource,
     segmenter: Segmenter,
     predictor: Predictor,
     *,
     top: int = 5,
     points_per_side: int = 24,
+    min_score: float = MIN_SCORE,
 ) -> list[Thing]:
     """Find and name the things in a photograph.
 
@@ -68,11 +71,12 @@ def name_things(
     one stays, unless it holds several things of that class side by side: then these stay.
 
     Args:
-        image: height x width x 3, uint8, RGB.
+        image: height x width x 3, uint8, RGB; or what `load_image` takes, such as a path.
         segmenter: outlines.
         predictor: names.
         top: how many classes each prediction holds.
         points_per_side: points of the segmenter's grid in each direction.
+        min_score: things of a lower `Thing.score` are left out, 0 to 1.
 
     Returns:
         The things, the surest first.
@@ -80,11 +84,22 @@ def name_things(
     Raises:
         ImageError, InputError: see `Segmenter.segment` and `Predictor.predict`.
     """
-    segments = segmenter.segment(image, points_per_side=points_per_side)
-    predictions = predictor.predict(image, [segment.mask for segment in segments], top=top)
+    pixels = as_pixels(image)
+    segments = segmenter.segment(pixels, points_per_side=points_per_side)
+    predictions = predictor.predict(pixels, [segment.mask for segment in segments], top=top)
     pairs = zip(segments, predictions, strict=True)
-    things = [Thing(segment, prediction) for segment, prediction in pairs if not prediction.is_none]
-    return sorted(without_nested(things), key=lambda thing: -thing.score)
+    return things_of([Thing(segment, prediction) for segment, prediction in pairs], min_score)
+
+
+def things_of(named: Sequence[Thing], min_score: float) -> list[Thing]:
+    """Return what is a thing among named segments, the surest first.
+
+    Args:
+        named: segments of a photograph with their names.
+        min_score: see `name_things`.
+    """
+    things = without_nested([one for one in named if not one.prediction.is_none])
+    return sorted((one for one in things if one.score >= min_score), key=lambda thing: -thing.score)
 
 
 def without_nested(things: Sequence[Thing]) -> list[Thing]:
@@ -145,6 +160,7 @@ def name_photos(
     *,
     top: int = 5,
     points_per_side: int = 24,
+    min_score: float = MIN_SCORE,
     on_error: OnError = "skip",
     problems: list[Problem] | None = None,
 ) -> Iterator[NamedPhoto]:
@@ -156,6 +172,7 @@ def name_photos(
         predictor: names.
         top: how many classes each prediction holds.
         points_per_side: points of the segmenter's grid in each direction.
+        min_score: things of a lower `Thing.score` are left out, 0 to 1.
         on_error: `skip` leaves unreadable photographs of a folder out; `stop` raises the first fault.
         problems: gets the photographs that were left out.
 
@@ -178,7 +195,9 @@ def name_photos(
                 if problems is not None:
                     problems.append(Problem(str(error)))
             else:
-                things = name_things(image, segmenter, predictor, top=top, points_per_side=points_per_side)
+                things = name_things(
+                    image, segmenter, predictor, top=top, points_per_side=points_per_side, min_score=min_score
+                )
                 yield NamedPhoto(file, image, things)
             progress.update()
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maskwise.errors import ImageError, InputError
-from maskwise.tasks.linear_heads import fit_head, fit_known
+from maskwise.tasks.known_heads import fit_known
+from maskwise.tasks.linear_heads import fit_head
 from maskwise.training.batches import Sample, UnreadableImage, read_batches
 from maskwise.training.checkpoint import write_tensors
 from maskwise.training.data import Split, TrainingRegions, UnaugmentedRegions

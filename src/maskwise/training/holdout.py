@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from maskwise.data.regions import LabelledRegion
 from maskwise.errors import InputError
 from maskwise.tasks.calibration import fit_temperature
+from maskwise.tasks.known_heads import KEPT
 from maskwise.tasks.metrics import micro_accuracy
 from maskwise.training.batches import UnreadableImage, read_batches
 from maskwise.training.data import Split, UnaugmentedRegions
@@ -42,10 +43,6 @@ class HeldOutOutputs:
     def accuracy(self) -> float:
         """Micro accuracy, 0 to 1."""
         return micro_accuracy(self.logits.argmax(dim=1).numpy(), self.targets.numpy())
-
-
-KEPT = 0.97
-"""Share of true objects that the default `min_known` keeps."""
 
 
 class LogitsAndKnown(nn.Module):
