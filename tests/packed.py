@@ -35,12 +35,12 @@ def write_lines(coco: Path, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def write_tar(coco: Path, path: Path, mode: str = "w") -> None:
+def write_tar(coco: Path, path: Path, mode: str = "w", folder: str = "") -> None:
     with tarfile.open(path, mode) as tar:
         for name, records in by_image(coco).items():
             parts = {name: (coco / "images" / name).read_bytes(), f"{name[:-4]}.cls": b"7"}
             for part, content in {**parts, f"{name[:-4]}.json": json.dumps(records).encode()}.items():
-                member = tarfile.TarInfo(part)
+                member = tarfile.TarInfo(folder + part)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
 

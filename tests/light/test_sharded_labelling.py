@@ -55,7 +55,8 @@ def test_every_form_says_the_same(form, coco_folder, tmp_path, predictor):
         write_lines(coco_folder, segments)
     elif form.startswith("tar"):
         images = tmp_path / f"a.{form.removesuffix('s')}"
-        write_tar(coco_folder, images, "w:gz" if form == "tar.gz" else "w")
+        long_names = f"{'long' * 30}/" if form == "tars" else ""  # Their headers are of another kind.
+        write_tar(coco_folder, images, "w:gz" if form == "tar.gz" else "w", long_names)
         images = tmp_path / "*.tar" if form == "tars" else images
     done = label_shards(images, segments, tmp_path / "out", predictor, shard_images=3)
     assert (done.images, done.annotations, done.named) == (8, 16, 16)

@@ -6,6 +6,7 @@ import posixpath
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from maskwise.data.image_blocks import Sample, cut, hash_of, parsed, sample_of
@@ -20,19 +21,21 @@ PARQUET_SUFFIXES = (".parquet",)
 
 @dataclass(frozen=True)
 class _Part:
-    """Where a file of a tar lies: its name, first byte and length."""
+    """Where a file of a tar lies: its name, where its header and its content begin, and its length; bytes."""
 
     name: str
+    header: int
     start: int
     length: int
 
 
 @dataclass(frozen=True)
 class _TarBlock:
-    """The samples of a block, pairs of image and JSON; none if the whole tar is read from end to end."""
+    """Where a block begins in its tar, bytes, and its number of samples; 0 if the whole tar is read from end to end."""
 
     tar: Entry
-    samples: tuple[tuple[_Part | None, _Part | None], ...] = ()
+    start: int = 0
+    samples: int = 0
 
 
 class TarBlocks:
@@ -59,20 +62,20 @@ class TarBlocks:
             if is_url(tar.location) or not tar.location.endswith(".tar"):
                 self._blocks.append(_TarBlock(tar))
                 continue
-            samples = list(_samples_of(_index(tar.location)))
-            self._blocks += [_TarBlock(tar, tuple(samples[start:end])) for start, end in cut(len(samples), size)]
+            starts = [min(part.header for part in pair if part) for pair in _samples_of(_index(tar.location))]
+            self._blocks += [_TarBlock(tar, starts[first], end - first) for first, end in cut(len(starts), size)]
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     def size(self, block: int) -> int:
         """Return the number of images of a block; 0 for a whole tar."""
-        return len(self._blocks[block].samples)
+        return self._blocks[block].samples
 
     def key(self, block: int) -> str:
-        """Return a hash of the names in the block, and of the tar's size and time."""
+        """Return a hash of the block's place, and of the tar's name, size and time."""
         one = self._blocks[block]
-        return hash_of([posixpath.basename(one.tar.location), one.tar.stamp, repr(one.samples)])
+        return hash_of([posixpath.basename(one.tar.location), one.tar.stamp, str(one.start), str(one.samples)])
 
     def read(self, block: int) -> Iterator[Sample]:
         """Yield the samples of a block.
@@ -83,7 +86,8 @@ class TarBlocks:
         one = self._blocks[block]
         if not one.samples:
             yield from _streamed(one.tar.location)
-        for image, segments in one.samples:
+            return
+        for image, segments in islice(_samples_of(_index(one.tar.location, one.start)), one.samples):
             parts = [part for part in (image, segments) if part is not None]
             starts, lengths = [part.start for part in parts], [part.length for part in parts]
             contents = dict(zip(parts, read_ranges(one.tar.location, starts, lengths), strict=True))
@@ -92,12 +96,15 @@ class TarBlocks:
             )
 
 
-def _index(location: str) -> Iterator[_Part]:
+def _index(location: str, start: int = 0) -> Iterator[_Part]:
+    """Yield the files of a tar on this disk, from a header on; contents are skipped."""
     try:
-        with tarfile.open(location, "r:") as tar:
-            for member in tar:
-                if member.isfile():
-                    yield _Part(member.name, member.offset_data, member.size)
+        with opened(location) as file:
+            file.seek(start)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    if member.isfile():
+                        yield _Part(member.name, member.offset, member.offset_data, member.size)
     except (tarfile.TarError, OSError) as error:
         raise AnnotationError(f"{location}: is not a tar that can be read ({error})") from error
 
@@ -134,7 +141,7 @@ def _streamed(location: str) -> Iterator[Sample]:
                 for member in tar:
                     if member.isfile() and (content := tar.extractfile(member)) is not None:
                         contents[member.name] = content.read()
-                        yield _Part(member.name, 0, member.size)
+                        yield _Part(member.name, 0, 0, member.size)
 
             for pair in _samples_of(parts()):
                 yield _packed(location, *((part, contents.pop(part.name) if part else None) for part in pair))
