@@ -125,9 +125,9 @@ def page(record: dict[str, Any]) -> str:
         f"COCO val2017, {val['photographs']} photographs with {val['objects']} objects of the 80 classes, masks,"
         f" pycocotools: AP **{100 * val['ap']:.1f}**, AP50 {100 * val['ap50']:.1f}, AP75 {100 * val['ap75']:.1f};"
         f" small, medium and large objects {100 * val['ap_small']:.1f}, {100 * val['ap_medium']:.1f} and"
-        f" {100 * val['ap_large']:.1f}. A detector that learns from all of COCO's outlines does much better: Mask R-CNN with"
-        " a ResNet-50-FPN has 33.6 (He et al., arXiv:1703.06870, test-dev). This is a segmenter that knows no classes, and"
-        " a classifier that has seen 1,692 photographs.",
+        f" {100 * val['ap_large']:.1f}. A detector that learns from all of COCO's outlines does much better: Mask R-CNN"
+        " with a ResNet-50-FPN has 33.6 (He et al., arXiv:1703.06870, test-dev). This is a segmenter that knows no"
+        " classes, and a classifier that has seen 1,692 photographs.",
         f"Things below a score of {score:g} are left out (`--min-score`): the best F1 at IoU 0.5 on"
         f" {chosen['photographs']} training photographs that the model did not learn from. On val2017 this keeps"
         f" {100 * at_score['recall']:.0f} % of the objects, and {100 * at_score['precision']:.0f} % of what is shown is"

@@ -1,6 +1,7 @@
 """A photograph in, named things out: with a segmenter and a model whose answers are known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from maskwise import Mask, Name, Prediction, Predictor
 from maskwise.cli.main import run
 from maskwise.errors import ImageError, InputError
 from maskwise.model.segmenter import Segment, Segmenter
-from maskwise.tasks.naming import CocoCollector, Thing, name_photos, name_things, overlap, without_nested
+from maskwise.tasks.naming import CocoCollector, Thing, name_photos, name_things, overlap, things_of, without_nested
 
 HW = (100, 200)
 
@@ -54,8 +55,22 @@ def test_things_are_outlined_named_and_nothing_else_is_there(model):
 
 def test_without_a_limit_everything_is_named(model):
     """Also the whole picture, which is a dog then, and holds the other one."""
-    things = name_things(scene(), BoxSegmenter(), Predictor(model, min_known=0))
+    things = name_things(scene(), BoxSegmenter(), Predictor(model, min_known=0), min_score=0)
     assert {thing.segment.mask.box_xywh for thing in things} == {(10, 10, 40, 40), (0, 0, 200, 100)}
+
+
+@pytest.mark.parametrize(("min_score", "names"), [(0.5, ["person", "dog"]), (0.83, ["person"]), (0.9, [])])
+def test_things_of_a_low_score_are_left_out(model, min_score, names):
+    """Scores are 0.9 and 0.8 times 0.98 (known), times nearly 1."""
+    things = name_things(scene(), BoxSegmenter(), Predictor(model), min_score=min_score)
+    assert [thing.prediction.name for thing in things] == names
+
+
+def test_a_score_that_is_the_limit_is_enough():
+    one, other, none = thing((0, 0, 9, 9), score=0.5), thing((50, 0, 9, 9), score=0.75), thing((80, 0, 9, 9))
+    none = replace(none, prediction=replace(none.prediction, is_none=True))
+    assert things_of([one, other, none], 0.5) == [other, one]
+    assert things_of([one, other, none], 0.6) == [other]
 
 
 def thing(box, name="dog", score=0.9):
