@@ -40,7 +40,7 @@ class Command:
     """COCO file; its annotations need no categories. Or what SAM writes (its mask generator's list, a file of SA-1B), a
     results list (records with image_id and segmentation or bbox), or a folder of such files. For shards also a list in
     JSON lines; not needed where IMAGES brings its segments, or each image has a JSON file beside it."""
-    output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="OUTPUT")]
     """COCO file to write; or a folder for shards."""
     shard_images: int | None = None
     """Images per shard (default: 128)."""
