@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from maskwise.tasks.checking import check_label_maps, check_segments
     from maskwise.tasks.evaluation import Evaluation, evaluate
     from maskwise.tasks.fitting import Fit, fit_classes
+    from maskwise.tasks.joining import join_shards
     from maskwise.tasks.labelling import label_coco
     from maskwise.tasks.naming import name_photos, name_things
     from maskwise.tasks.nothing import find_nothing
     from maskwise.tasks.segmenting import segment_photos
+    from maskwise.tasks.sharded_labelling import label_shards
 
 __version__ = "0.1.0"
 __all__ = [
@@ -52,7 +54,9 @@ __all__ = [
     "evaluate",
     "find_nothing",
     "fit_classes",
+    "join_shards",
     "label_coco",
+    "label_shards",
     "load_image",
     "name_photos",
     "name_things",
@@ -82,7 +86,9 @@ _HOMES = {
     "evaluate": "tasks.evaluation",
     "find_nothing": "tasks.nothing",
     "fit_classes": "tasks.fitting",
+    "join_shards": "tasks.joining",
     "label_coco": "tasks.labelling",
+    "label_shards": "tasks.sharded_labelling",
     "load_image": "data.images",
     "name_photos": "tasks.naming",
     "name_things": "tasks.naming",
