@@ -148,7 +148,8 @@ results: .venv/installed .venv-test/installed
 
 bench: .venv-test/installed
 	$(TEST)/python benchmarks/speed.py -o $(RESULTS)
-	$(TEST)/python benchmarks/growth.py -o $(RESULTS)
+	$(TEST)/python benchmarks/growth.py --parts growth shards rate -o $(RESULTS)
+	$(TEST)/python benchmarks/ray_overhead.py -o $(RESULTS)/ray.json
 	$(TEST)/python benchmarks/training.py -o $(RESULTS)
 	$(TEST)/python benchmarks/serve.py -o $(RESULTS)/serve.json
 	$(TEST)/python benchmarks/segmenter.py $(MASKWISE_DATA)/coco -o $(RESULTS)

@@ -25,6 +25,8 @@ def page(results: dict[str, Any]) -> str:
             _introduction(results),
             "![Time and memory against images and masks](growth.png)",
             *(_series(results, axis) for axis in AXES),
+            *_shards(results),
+            *_rate(results),
             "",
         ]
     ).removesuffix("\n")
@@ -38,6 +40,49 @@ def _introduction(results: dict[str, Any]) -> str:
         f" model is {model}. Memory is resident, imports, the model and the mapped COCO file included."
         f" {described(results)}"
     )
+
+
+def _shards(results: dict[str, Any]) -> list[str]:
+    if "shards" not in results:
+        return []
+    part = results["shards"]
+    rows = [
+        (f"{point['images']:,}", f"{point['seconds']:.1f} s", f"{point['peak_megabytes']:.0f} MB")
+        for point in part["points"]
+    ]
+    height, width = part["image_hw"]
+    text = (
+        f"Images of {width} x {height} pixels with {part['points'][0]['masks']} masks each, the tiny network."
+        f" {described(part)} The straight line: {part['lines']['peak_megabytes']['slope'] * 1000:.3g} kB of memory for"
+        " each further image, most of it the index of the COCO file."
+    )
+    return ["## Into shards", table(("images", "time", "peak memory"), rows), text]
+
+
+def _rate(results: dict[str, Any]) -> list[str]:
+    if "rate" not in results:
+        return []
+    part = results["rate"]
+    regions = part["images"] * part["masks"]
+    names = {"predictor": "`Predictor` alone, exact", "file": "`label`, into a file", "shards": "`label`, into shards"}
+    names |= {"auto": "`label`, into shards, `--mode auto`", "shared": "`label`, into shards, `--mode shared`"}
+    rows = [
+        (
+            name,
+            f"{part['seconds'][way] / regions * 1000:.0f} ms",
+            f"{part['processor_seconds'][way] / regions * 1000:.0f} ms",
+            f"{part['share_by_seconds'][way]:.1%}",
+            f"{part['share_by_processor_seconds'][way]:.1%}",
+        )
+        for way, name in names.items()
+    ]
+    header = ("", "time of a region", "processor time", "rate of `Predictor`'s", "by processor time")
+    text = (
+        f"{part['images']} images of 640 x 480 pixels with {part['masks']} masks each, the {part['model']} model, one"
+        f" thread, {len(part['turns'])} rounds in turns, medians. `Predictor` gets images and masks in memory, `label`"
+        f" reads and writes files. {described(part)}"
+    )
+    return ["## Beside `Predictor`", table(header, rows), text]
 
 
 def _series(results: dict[str, Any], axis: str) -> str:

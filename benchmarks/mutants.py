@@ -244,7 +244,8 @@ def page(outcomes: list[Outcome], notes: dict[str, str]) -> str:
     text = [
         "# Mutants of the light floor",
         f"{dead} of {counted} mutants that change a result die ({dead / counted:.1%}), {late} of them by the time"
-        f" limit. {len(harmless)} more change no result. Made by `make mutants`.",
+        f" limit. {len(harmless)} more change no result. Made by `make mutants`; the survivors of the draw were judged"
+        " again with the tests written since (`--again`).",
         "Survivors:",
         "\n".join(_line(one) for one in survivors if one not in harmless) or "None.",
         "Changes without effect, and why:",

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
     from maskwise.tasks.embedding_files import embed_coco
     from maskwise.tasks.evaluation import Evaluation, evaluate
     from maskwise.tasks.fitting import Fit, fit_classes
+    from maskwise.tasks.joining import join_shards
     from maskwise.tasks.labelling import label_coco
     from maskwise.tasks.listing import ModelRecord, list_models
     from maskwise.tasks.naming import name_photos, name_things
     from maskwise.tasks.nothing import find_nothing
     from maskwise.tasks.segmenting import segment_photos
+    from maskwise.tasks.sharded_labelling import label_shards
     from maskwise.tasks.writing import write_predictions
 
 __version__ = "0.1.0"
@@ -57,7 +59,9 @@ __all__ = [
     "evaluate",
     "find_nothing",
     "fit_classes",
+    "join_shards",
     "label_coco",
+    "label_shards",
     "list_models",
     "load_image",
     "name_photos",
@@ -91,7 +95,9 @@ _HOMES = {
     "evaluate": "tasks.evaluation",
     "find_nothing": "tasks.nothing",
     "fit_classes": "tasks.fitting",
+    "join_shards": "tasks.joining",
     "label_coco": "tasks.labelling",
+    "label_shards": "tasks.sharded_labelling",
     "list_models": "tasks.listing",
     "load_image": "data.images",
     "name_photos": "tasks.naming",

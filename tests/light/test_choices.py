@@ -197,7 +197,7 @@ def test_an_overlay_needs_a_coco_file(photo, segments, model, capsys):
     args = ["label", str(photo.parent), str(segments), "-o", str(photo.parent / "o.csv"), "--overlay", "pictures"]
     with pytest.raises(SystemExit):
         main.run([*args, "--model", str(model)])
-    assert "--overlay needs an output in COCO's form" in capsys.readouterr().err
+    assert "--overlay and --report need an output in COCO's form" in capsys.readouterr().err
 
 
 @pytest.fixture

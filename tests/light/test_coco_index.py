@@ -288,3 +288,9 @@ def test_ids_that_fit_64_bits_are_numbers():
     for ids in ([2**63], [-(2**63) - 1], [1, "1"]):
         assert [value_of(id_column(ids), row) for row in range(len(ids))] == ids
         assert id_column(ids).dtype.kind == "S"
+
+
+def test_every_repeated_id_is_listed():
+    problems = []
+    coco_index._note_repeated(Path("a.json"), np.array([9, 5, 7, 9, 7, 9]), problems)
+    assert [problem.annotation_id for problem in problems] == [7, 9, 9]

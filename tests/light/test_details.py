@@ -508,7 +508,8 @@ def test_threads_of_label(segments, tmp_path, monkeypatch, engine, asked, thread
         raise StoppedError
 
     monkeypatch.setattr("maskwise.model.predictor.Predictor", opened)
-    command = LabelCommand(images=segments.parent, segments=segments, output=tmp_path / "o.json", engine=engine)
+    paths = {"images": str(segments.parent), "segments": str(segments), "output": str(tmp_path / "o.json")}
+    command = LabelCommand(**paths, engine=engine)
     with pytest.raises(StoppedError):
         replace(command, threads=asked).run()
     assert given == [threads]

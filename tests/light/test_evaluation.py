@@ -215,7 +215,7 @@ def test_the_folder_holds_the_report_whole_and_no_machine_paths(four_images: Reg
     evaluation = evaluate(FakePredictor(), four_images)
     folder = tmp_path / "deep" / "evaluation"
     write_report(evaluation, folder)
-    names = ["accuracy-by-size.png", "confusion.png", "predictions.json", "report.json", "report.md"]
+    names = ["accuracy-by-size.png", "confusion.png", "predictions.json", "report.html", "report.json", "report.md"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert plain(json.loads(json.dumps(evaluation.report.to_dict())))
     assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(evaluation.report.to_dict()))

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from maskwise import Mask
+from maskwise.cli.region_options import RegionFlags
 from maskwise.data.regions import Category, LabelledRegion, Regions, RegionSet, read_by_image
 from maskwise.errors import AnnotationError, MaskError
 
@@ -131,3 +133,15 @@ def test_regions_of_one_annotation_are_equal_whatever_their_images_in_memory():
         for value in (0, 9)
     )
     assert one == other
+
+
+@pytest.mark.parametrize(("crowds", "read"), [((1, 1), (False, False)), ((0, 1), (False, True))])
+def test_masks_are_single_objects_where_all_are_marked_as_crowds(tmp_path, crowds, read):
+    """As CVAT exports brush masks; where only some are marked, they are crowds."""
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    boxes = [{"id": n, "image_id": 1, "category_id": 1, "bbox": [n, 1, 4, 5]} for n in range(2)]
+    annotations = [{**box, "area": 20, "iscrowd": crowd} for box, crowd in zip(boxes, crowds, strict=True)]
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "a.json").write_text(json.dumps({**content, "annotations": annotations}))
+    flags = RegionFlags(images=tmp_path, annotations=tmp_path / "a.json")
+    assert tuple(flags.read().regions.crowd.tolist()) == read

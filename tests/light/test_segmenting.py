@@ -162,3 +162,10 @@ def test_a_click_in_a_folder_is_wrong_usage(photos, tmp_path, capsys):
         run(["segment", str(photos), "-o", str(tmp_path / "out.json"), "--point", "1,1"])
     assert exit_info.value.code == 2
     assert "belong to one photograph" in capsys.readouterr().err
+
+
+def test_a_broken_photograph_alone_is_an_error(tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    assert run(["segment", str(tmp_path / "a.png"), "-o", str(tmp_path / "s.json")]) == 1
+    assert "a.png: is not an image" in capsys.readouterr().err
+    assert not (tmp_path / "s.json").exists()

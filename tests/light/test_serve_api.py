@@ -6,7 +6,7 @@ import pytest
 from colour_model import CATEGORIES, colour_model
 from maskwise import Mask, Predictor
 from maskwise.model.segmenter import Segment
-from maskwise.serve.api import WHY
+from maskwise.serve.api import WHY, flag
 from serving import BOXES, GREEN_BOX, RED_BOX, ColourSegmenter, client_of, mask_png, png, scene
 
 
@@ -300,3 +300,10 @@ def test_the_page_and_its_examples_are_served(client):
     assert client.get("/examples/coffee.jpg").headers["content-type"] == "image/jpeg"
     for path in ("/examples/coffee-cup.png", "/examples/..%2Fpyproject.toml", "/page/..%2Fapi.py", "/docs"):
         assert client.get(path).status_code == 404, path
+
+
+def test_a_form_says_true_or_false_and_nothing_else():
+    assert [flag("true"), flag("false"), flag(True), flag(False)] == [True, False, True, False]
+    for value in (1, 0, "1", "yes", None, ["true"]):
+        with pytest.raises(ValueError, match="give true or false"):
+            flag(value)

@@ -58,6 +58,11 @@ def test_requests_that_wait_together_share_a_round(predictor):
     assert thread.waiting == 5
     gate.open.set()
     assert [names(future) for future in (first, *others)] == [["person"], ["dog", "person"], ["person"], ["dog"]]
+    for future, colour in (
+        (first, (1, 0, 0)),
+        (others[2], (0, 1, 0)),
+    ):  # The embedding of the model is the mean colour.
+        np.testing.assert_allclose(future.result(20).embeddings[0], colour, atol=0.1)
     thread.close()
     assert gate.calls == [("run", 1), ("run_many", 2), ("run_many", 1), ("run_many", 1)]
     assert rounds == [1, 3]

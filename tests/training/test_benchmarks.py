@@ -10,6 +10,7 @@ import growth
 import growth_page
 import numpy as np
 import pytest
+import ray_overhead
 import scenes
 import speed
 import speed_page
@@ -150,9 +151,25 @@ def test_page_of_growth_gives_the_slope_of_each_image():
     ]
     lines = {key: growth.line(points, "images", key) for key in growth.FIGURES}
     result = {**RECORD, "model": "tiny", **dict.fromkeys(("images", "masks"), points)}
+    shards = {**RECORD, "image_hw": (3, 4), "points": points, "lines": lines}
+    ways = ("predictor", "file", "shards", "auto", "shared")
+    rate = {**RECORD, "model": "built-in", "images": 10, "masks": 7, "turns": [{}]}
+    for key in ("seconds", "processor_seconds"):
+        rate |= {key: {way: 7.0 * place for place, way in enumerate(ways, start=1)}}
+        rate |= {f"share_by_{key}": {way: 1 / place for place, way in enumerate(ways, start=1)}}
+    parts = growth_page.page({**result, "by_images": lines, "by_masks": lines, "shards": shards, "rate": rate})
+    assert "4 x 3 pixels with 7 masks each" in parts
+    assert "| `label`, into a file | 200 ms | 200 ms | 50.0% | 50.0% |" in parts
     text = growth_page.page({**result, "by_images": lines, "by_masks": lines})
     assert "10 ms of processor time (R² 1.0000) and 1 kB of memory for each further image" in text
     assert len(growth_page.figure({**result, "by_images": lines, "by_masks": lines}).axes) == 4
+
+
+def test_rates_of_processes_add_up():
+    """One names a block of 14 regions in 2 s, the other in 4 s; a third has not finished one."""
+    processes = [[(10, 1), (12, 2)], [(11, 5), (15, 8)], [(12, 3)]]
+    rates = ray_overhead.rates(processes)
+    assert rates == {"regions_per_s": 14 / 2 + 14 / 4, "processor_s_per_region": (1 + 3) / 28}
 
 
 def test_hours_go_by_pixels_and_those_of_windows_by_their_size():

@@ -81,7 +81,7 @@ class Command:
             print(f"no pictures: {missing}")
         if evaluation.problems:
             print(f"{self.output / 'problems.json'}: {len(evaluation.problems)} faults in the data, left out")
-        print(f"{self.output / 'report.md'}: the report")
+        print(f"{self.output / 'report.html'}: the report; {self.output / 'report.md'}: all its numbers")
 
 
 def print_summary(report: Report) -> None:

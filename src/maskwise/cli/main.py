@@ -12,6 +12,7 @@ from typing import TextIO
 COMMANDS = {
     "predict": "name regions of one image",
     "label": "name every annotation of a COCO file",
+    "join": "join the shards of label into one COCO file",
     "segment": "outline the things in photographs",
     "name": "find and name the things in photographs",
     "serve": "open a page to click on things and read their names, and an HTTP API",

@@ -105,27 +105,9 @@ class CocoFile:
                 image; the message names the annotation.
         """
         where = f"{self.path}: annotation id {value_of(self.index.annotation_id, annotation)}"
-        height, width = np.where(np.isnan(self._stated_hw(annotation)), image_hw, self._stated_hw(annotation)).tolist()
-        if height != width and (height, width) == tuple(image_hw)[::-1]:
-            raise MaskError(
-                f"{where}: width and height are swapped: the file states {width:.12g} x {height:.12g}, the image turned"
-                f" upright by its EXIF orientation has {image_hw[1]} x {image_hw[0]}; if the outlines are upright, swap"
-                " them in the file"
-            )
-        if (height, width) != tuple(image_hw):
-            raise MaskError(
-                f"{where} is of an image of {width:.12g} x {height:.12g} pixels by the file, but the image has"
-                f" {image_hw[1]} x {image_hw[0]} (width x height); give the image that was annotated"
-            )
+        check_stated_size(where, self._stated_hw(annotation), image_hw)
         outline = self._outline(annotation)
-        with naming_mask(where):
-            if not is_empty(outline.segmentation):
-                mask = mask_of_segmentation(outline.segmentation, image_hw)
-                check_size(mask, image_hw)
-                return mask
-            if outline.bbox is not None and outline.bbox != []:
-                return Mask.from_box(_box(outline.bbox), image_hw)
-        raise MaskError(f"{where} has neither 'segmentation' nor 'bbox'")
+        return mask_of_outline(where, outline.segmentation, outline.bbox, image_hw)
 
     def _stated_hw(self, annotation: int) -> tuple[float, float]:
         image = self.index.image[annotation]
@@ -163,6 +145,53 @@ class CocoFile:
         with open(self.path, "rb") as file:  # Opened each time, so that workers share no position.
             file.seek(start)
             return file.read(length)
+
+
+def check_stated_size(where: str, stated_hw: tuple[float, float], image_hw: tuple[int, int]) -> None:
+    """Refuse an image of another size than its record states.
+
+    Args:
+        where: stands before the message.
+        stated_hw: height and width by the record, pixels; not numbers where it does not state them.
+        image_hw: the image's height and width, pixels.
+
+    Raises:
+        MaskError: the sizes differ.
+    """
+    height, width = np.where(np.isnan(stated_hw), image_hw, stated_hw).tolist()
+    if height != width and (height, width) == tuple(image_hw)[::-1]:
+        raise MaskError(
+            f"{where}: width and height are swapped: the file states {width:.12g} x {height:.12g}, the image turned"
+            f" upright by its EXIF orientation has {image_hw[1]} x {image_hw[0]}; if the outlines are upright, swap"
+            " them in the file"
+        )
+    if (height, width) != tuple(image_hw):
+        raise MaskError(
+            f"{where} is of an image of {width:.12g} x {height:.12g} pixels by the file, but the image has"
+            f" {image_hw[1]} x {image_hw[0]} (width x height); give the image that was annotated"
+        )
+
+
+def mask_of_outline(where: str, segmentation: Any, bbox: Any, image_hw: tuple[int, int]) -> Mask:
+    """Return the mask of an annotation: its polygons or run lengths, else its box.
+
+    Args:
+        where: stands before messages.
+        segmentation: of the annotation, in any form that tools write; None or empty where it has none.
+        bbox: x, y, width, height, pixels; None where it has none.
+        image_hw: the image's height and width, pixels.
+
+    Raises:
+        MaskError: no segmentation and no box, or a malformed or empty one.
+    """
+    with naming_mask(where):
+        if not is_empty(segmentation):
+            mask = mask_of_segmentation(segmentation, image_hw)
+            check_size(mask, image_hw)
+            return mask
+        if bbox is not None and bbox != []:
+            return Mask.from_box(_box(bbox), image_hw)
+    raise MaskError(f"{where} has neither 'segmentation' nor 'bbox'")
 
 
 def _box(value: Any) -> list[float]:

@@ -81,7 +81,7 @@ def write_named_coco(
     """
     text = json_text(coco.path) if coco.text is None else coco.text
     sections = msgspec.json.decode(text, type=dict[str, Raw])
-    categories, ids = _with_known(sections.get("categories", Raw(b"[]")), [*known, *_with_none(named, none)])
+    categories, ids = with_known(sections.get("categories", Raw(b"[]")), [*known, *_with_none(named, none)])
     with whole_file(output) as temporary, open(temporary, "wb") as file:
         for number, key in enumerate(dict.fromkeys([*sections, "categories"])):
             file.write(b"%b%b: " % (b", " if number else b"{", _json(key)))
@@ -116,7 +116,7 @@ def _with_none(named: NamedAnnotations, none: NoneMode) -> list[Category]:
     return [Category(NONE_ID, NONE_NAME)] if none == "category" and named.none.any() else []
 
 
-def _with_known(given: Raw, known: Sequence[Category]) -> tuple[bytes, list[Id]]:
+def with_known(given: Raw | bytes, known: Sequence[Category]) -> tuple[bytes, list[Id]]:
     """Return a file's categories with the model's added, and the id of each of the model's classes."""
     records = msgspec.json.decode(given, type=list[Raw])
     ids: dict[str, Id] = {}
@@ -167,25 +167,45 @@ def _write_annotations(
             continue
         if named.classes[row, 0] >= 0:
             category_ids, scores = [ids[place] for place in named.classes[row]], named.scores[row].tolist()
-            names: dict[str, Any] = {
-                "category_id": category_ids[0],
-                "score": scores[0],
-                "top_category_ids": category_ids,
-                "top_scores": scores,
-            }
-            if not np.isnan(named.known[row]):
-                names["known"] = float(named.known[row])
-            if named.none[row]:
-                names["category_id"] = ids[-1] if none == "category" else REMOVED
-            missing = {"bbox": named.boxes[row].tolist(), "area": int(named.areas[row]), "iscrowd": 0}
-            if polygons:
-                names["segmentation"] = _polygons(coco, row, named)
-            record = _filled(record, names, missing)
-        elif polygons and (outline := _polygons(coco, row, named)):
+            known = None if np.isnan(named.known[row]) else float(named.known[row])
+            none_id = None if not named.none[row] else ids[-1] if none == "category" else REMOVED
+            shape = named.boxes[row].tolist(), int(named.areas[row])
+            record = named_record(record, category_ids, scores=scores, known=known, none_id=none_id, shape=shape)
+        if polygons and (outline := _polygons(coco, row, named)):
             record = _filled(record, {"segmentation": outline}, {})
         file.write((b", " if written else b"") + record)
         written += 1
     file.write(b"]")
+
+
+def named_record(
+    record: bytes,
+    category_ids: Sequence[Id],
+    *,
+    scores: Sequence[float],
+    known: float | None,
+    none_id: Any,
+    shape: tuple[Sequence[float], int],
+) -> bytes:
+    """Return an annotation with its names; `bbox`, `area` and `iscrowd` are filled in where they are missing.
+
+    Args:
+        record: the annotation, JSON.
+        category_ids: the most probable classes, the most probable first.
+        scores: their probabilities, 0 to 1.
+        known: probability of being one of the classes at all; None if the model cannot tell.
+        none_id: None unless it is "none of these"; then the id to write, or REMOVED.
+        shape: x, y, width and height of the mask, and its pixels.
+    """
+    names: dict[str, Any] = {
+        "category_id": category_ids[0] if none_id is None else none_id,
+        "score": scores[0],
+        "top_category_ids": list(category_ids),
+        "top_scores": list(scores),
+    }
+    if known is not None:
+        names["known"] = known
+    return _filled(record, names, {"bbox": list(shape[0]), "area": shape[1], "iscrowd": 0})
 
 
 def _polygons(coco: CocoFile, row: int, named: NamedAnnotations) -> list[list[float]] | None:

@@ -140,6 +140,16 @@ class Predictor:
         return self._runner.path
 
     @property
+    def threads(self) -> int | None:
+        """CPU threads as given; None for all cores."""
+        return self._arguments["threads"]
+
+    @property
+    def device(self) -> Device:
+        """Where the model runs."""
+        return self._arguments["device"]
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names that the model knows, in the order of the logits."""
         return tuple(category.name for category in self.info.categories)

@@ -5,27 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import msgspec
-
 from maskwise.data.atomic_files import make_folder
 from maskwise.data.coco_file import CocoFile, read_coco
 from maskwise.data.coco_index import value_of
-from maskwise.data.coco_writer import NONE_NAME
 from maskwise.data.image_paths import find_each_image
 from maskwise.data.images import load_image
-from maskwise.data.problems import Id
 from maskwise.data.regions import grouped
 from maskwise.errors import InputError
-from maskwise.model.prediction import Name, Prediction
 from maskwise.progress import Progress
+from maskwise.reports.named_records import named_record
 from maskwise.reports.overlay import write_overlay
-
-
-class _Named(msgspec.Struct):
-    """What `label` writes into an annotation."""
-
-    category_id: Id | None = None
-    score: float | None = None
 
 
 def write_overlays(
@@ -86,14 +75,7 @@ def _draw(coco: CocoFile, rows: list[int], path: str, target: Path) -> bool:
         except InputError:
             continue
         masks.append(mask)
-        predictions.append(_prediction(msgspec.json.decode(coco.record(row), type=_Named), names))
+        predictions.append(named_record(coco, row).prediction(names))
     if masks:
         write_overlay(target, image, masks, predictions)
     return bool(masks)
-
-
-def _prediction(named: _Named, names: dict[Id, str]) -> Prediction | None:
-    category_id = named.category_id
-    if category_id is None or named.score is None or names.get(category_id, NONE_NAME) == NONE_NAME:
-        return None
-    return Prediction((Name(names[category_id], category_id, named.score),))

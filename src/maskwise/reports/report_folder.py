@@ -8,12 +8,15 @@ from maskwise.data.atomic_files import make_folder, write_json, write_text
 from maskwise.data.problems import write_problems
 from maskwise.errors import MissingExtraError
 from maskwise.extras import needs_extra
+from maskwise.reports.evaluation_page import write_evaluation_page
 from maskwise.reports.markdown import BY_SIZE, CONFUSION, report_markdown
 from maskwise.tasks.evaluation import PREDICTION_COLUMNS, Evaluation
 
+PAGE = "report.html"
+
 
 def write_report(evaluation: Evaluation, folder: str | os.PathLike[str]) -> MissingExtraError | None:
-    """Write `report.json`, `report.md`, `predictions.json` and two pictures; each file whole, `report.json` last.
+    """Write `report.html`, `report.md`, `predictions.json`, two pictures and `report.json`; each whole, that one last.
 
     `predictions.json` has `columns` and `data`, a row per region; pandas reads it with `orient="split"`. If faults were
     left out, `problems.json` lists them.
@@ -40,6 +43,7 @@ def write_report(evaluation: Evaluation, folder: str | os.PathLike[str]) -> Miss
     rows = {"columns": PREDICTION_COLUMNS, "data": evaluation.predictions}
     write_json(folder / "predictions.json", rows, indent=None)
     write_problems(folder / "problems.json", evaluation.problems)
+    write_evaluation_page(evaluation, folder / PAGE)
     write_text(folder / "report.md", report_markdown(evaluation.report, pictures=missing is None))
     write_json(folder / "report.json", evaluation.report.to_dict())
     return missing

@@ -67,6 +67,7 @@ class Evaluation:
         predictions: a row per region, crowds included; see `PREDICTION_COLUMNS`.
         classes: the model's classes, in its order.
         confusion: number of regions by true class (row) and predicted class (column), without crowds.
+        named: the regions with all probabilities, in the order of the predictions.
         problems: faults in the data whose regions were left out.
     """
 
@@ -74,6 +75,7 @@ class Evaluation:
     predictions: list[list[Any]]
     classes: tuple[str, ...]
     confusion: Int[np.ndarray, "classes classes"]
+    named: NamedRegions
     problems: tuple[Problem, ...] = ()
 
 
@@ -194,7 +196,7 @@ def evaluate(
         faults=len(problems),
         seconds=round(time.perf_counter() - start, 2),
     )
-    return Evaluation(report, _prediction_rows(named, classes), classes, confusion, tuple(problems))
+    return Evaluation(report, _prediction_rows(named, classes), classes, confusion, named, tuple(problems))
 
 
 def _known_regions(classes: Sequence[str], regions: RegionSet) -> tuple[RegionSet, dict[str, int]]:

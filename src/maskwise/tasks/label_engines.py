@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,13 +15,15 @@ from maskwise.data.coco_file import CocoFile
 from maskwise.data.images import Pixels, load_image
 from maskwise.data.masks import Mask
 from maskwise.data.problems import Id, OnError, Problem
-from maskwise.errors import AnnotationError, ImageError, MaskError
-from maskwise.extras import needs_extra
+from maskwise.errors import AnnotationError, ImageError, MaskError, MaskwiseError
 from maskwise.model.prediction import TopClasses
 from maskwise.model.predictor import Predictor
 from maskwise.tasks.journal import ImageResult
+from maskwise.tasks.ray_pool import as_text, naming_ray, pool, raise_text, start_ray
 
 Engine = Literal["local", "ray"]
+RAY_BATCH = 16
+"""Images that a worker of Ray names at a time: what is done twice when it dies."""
 SCORE_DIGITS = 6
 """Digits after the decimal point of a score."""
 
@@ -130,10 +131,14 @@ def result_of(image: TaskImage, top_classes: TopClasses) -> ImageResult:
 
 def label_locally(work: Work) -> Iterator[ImageResult]:
     """Name images in this process, in order; the next image is read while one is named."""
+    return _label(work, work.tasks)
+
+
+def _label(work: Work, tasks: Iterable[Task]) -> Iterator[ImageResult]:
     reading: deque[TaskImage] = deque()
 
     def shown() -> Iterator[tuple[Pixels, list[Mask]]]:
-        for image in prefetch(read_task(work.coco, task, work.on_error) for task in work.tasks):
+        for image in prefetch(read_task(work.coco, task, work.on_error) for task in tasks):
             reading.append(image)
             yield image.pixels, image.usable
 
@@ -142,33 +147,35 @@ def label_locally(work: Work) -> Iterator[ImageResult]:
 
 
 def label_with_ray(work: Work) -> Iterator[ImageResult]:
-    """Name images with Ray Data, in any order; each worker opens the model once.
+    """Name images with Ray Data, in any order; each worker opens the model once and names a batch of images at a time.
 
     Raises:
         MissingExtraError: Ray is not installed.
+        MaskwiseError: what a worker raised.
     """
-    with needs_extra("ray"):
-        import ray
-        import ray.data
-    if not ray.is_initialized():
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    data = start_ray()
+    import ray
+
     shared = ray.put(work)
 
     class Worker:
         def __init__(self) -> None:
-            self.work = ray.get(shared)
+            self.work: Work = ray.get(shared)
 
-        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-            image = read_task(self.work.coco, self.work.tasks[int(row["number"])], self.work.on_error)
-            outputs = self.work.predictor.run(image.pixels, image.usable)
-            return {"result": result_of(image, outputs.top_classes(self.work.top)).to_json()}
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            tasks = [self.work.tasks[int(number)] for number in batch["number"]]
+            try:
+                return {"result": [result.to_json() for result in _label(self.work, tasks)]}
+            except MaskwiseError as error:  # Raised in the driver: Ray would wrap it, and print its trace.
+                return {"result": [as_text(error)]}
 
-    numbers = ray.data.from_items([{"number": number} for number in range(len(work.tasks))])
-    cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
-    workers = ray.data.ActorPoolStrategy(min_size=1, max_size=max(int(cores), 1))
-    for row in numbers.map(Worker, compute=workers).iter_rows():  # type: ignore[arg-type]
-        yield ImageResult.from_json(row["result"])
+    numbers = data.from_items([{"number": number} for number in range(len(work.tasks))])
+    needs = pool(work.predictor.threads, work.predictor.device)
+    results = numbers.map_batches(Worker, batch_size=RAY_BATCH, **needs)
+    with naming_ray():
+        for row in results.iter_rows():
+            raise_text(row["result"])
+            yield ImageResult.from_json(row["result"])
 
 
 ENGINES: Mapping[Engine, Callable[[Work], Iterator[ImageResult]]] = {"local": label_locally, "ray": label_with_ray}

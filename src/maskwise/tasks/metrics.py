@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int, Real
+from jaxtyping import Bool, Float, Float32, Float64, Int, Real
 
 NORMAL_95 = 1.959963984540054
 """Half the width of the central 95 % of a standard normal distribution."""
@@ -97,11 +98,44 @@ def calibration_error(
     Source:
         C. Guo et al., On Calibration of Modern Neural Networks, arXiv:1706.04599.
     """
-    confidence = probabilities.max(axis=1).astype(float)
-    right = probabilities.argmax(axis=1) == targets
+    table = reliability(probabilities.max(axis=1).astype(float), probabilities.argmax(axis=1) == targets, bins)
+    return float((table.counts * np.abs(table.accuracy - table.confidence)).sum() / len(targets))
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How often names are right, by their predicted probability; only bins that hold a region.
+
+    Attributes:
+        confidence: mean predicted probability of each bin, 0 to 1.
+        accuracy: share of right names.
+        counts: number of regions.
+    """
+
+    confidence: Float64[np.ndarray, " bins"]
+    accuracy: Float64[np.ndarray, " bins"]
+    counts: Int[np.ndarray, " bins"]
+
+
+def reliability(
+    confidence: Float64[np.ndarray, " regions"], right: Bool[np.ndarray, " regions"], bins: int = 15
+) -> Reliability:
+    """Return how often names are right, in bins of equal width over 0 to 1, each without its lower edge.
+
+    Args:
+        confidence: probability of each region's name.
+        right: whether the name is right.
+        bins: number of bins.
+
+    >>> table = reliability(np.array([0.95, 0.91, 0.3]), np.array([True, False, False]), bins=10)
+    >>> table.confidence.round(2).tolist(), table.accuracy.tolist(), table.counts.tolist()
+    ([0.3, 0.93], [0.0, 0.5], [1, 2])
+    """
     number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(number, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(targets))
+    counts = np.bincount(number, minlength=bins)
+    held = counts > 0
+    sums = [np.bincount(number, weights=weights, minlength=bins)[held] for weights in (confidence, right)]
+    return Reliability(sums[0] / counts[held], sums[1] / counts[held], counts[held])
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
