@@ -91,7 +91,7 @@ fuzz: .venv-test/installed
 	$(TEST)/python fuzz/run.py --seconds 3600 -o $(RESULTS)/fuzz
 
 test-light: .venv-light/installed
-	$(LIGHT)/python -m pytest tests/light src --ignore src/maskwise/training -m "not data"
+	$(LIGHT)/python -m pytest tests/light src --ignore src/maskwise/training -m "not data" --numprocesses auto --dist loadfile
 
 mutants: .venv-light/installed
 	$(LIGHT)/python benchmarks/mutants.py -o $(RESULTS)/mutants

@@ -50,6 +50,8 @@ class Command:
 
 def _show(record: ModelRecord, *, classes: bool) -> None:
     """Print what is known of a model, a line for each thing."""
+    from maskwise.reports.formatting import percent
+
     print(f"{record.name}: {record.path}, {record.size_mb} MB")
     if record.fault is not None:
         print(f"  cannot be used: {record.fault}")
@@ -59,7 +61,9 @@ def _show(record: ModelRecord, *, classes: bool) -> None:
     lines = {
         "knows": f"{len(record.classes)} classes: {shown}{more}",
         '"none of these"': "yes" if record.says_none else "no",
-        "accuracy": "not recorded" if record.accuracy is None else f"{record.accuracy:.1%} of {record.accuracy_of}",
+        "accuracy": "not recorded"
+        if record.accuracy is None
+        else f"{percent(record.accuracy)} of {record.accuracy_of}",
         "embedding": f"{record.features} numbers, {record.crops} crop(s) of a region",
         "licence": record.licence or "not recorded",
     }
