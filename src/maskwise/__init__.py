@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from maskwise.model.predictor import Predictor
     from maskwise.model.segment_network import EncodedImage
     from maskwise.model.segmenter import Segment, Segmenter
+    from maskwise.reports.audit_folder import write_audit
     from maskwise.reports.overlay import draw_overlay
     from maskwise.reports.report_folder import write_report
+    from maskwise.tasks.auditing import Audit, Suspicion, audit
     from maskwise.tasks.checking import check_label_maps, check_segments
+    from maskwise.tasks.corrections import apply_corrections
     from maskwise.tasks.embedding_files import embed_coco
     from maskwise.tasks.evaluation import Evaluation, evaluate
     from maskwise.tasks.fitting import Fit, fit_classes
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Audit",
     "CocoFile",
     "EncodedImage",
     "Evaluation",
@@ -50,7 +54,10 @@ __all__ = [
     "RegionSet",
     "Segment",
     "Segmenter",
+    "Suspicion",
     "__version__",
+    "apply_corrections",
+    "audit",
     "check_label_maps",
     "check_segments",
     "draw_overlay",
@@ -70,11 +77,13 @@ __all__ = [
     "regions_from_coco",
     "regions_from_label_maps",
     "segment_photos",
+    "write_audit",
     "write_predictions",
     "write_report",
 ]
 
 _HOMES = {
+    "Audit": "tasks.auditing",
     "CocoFile": "data.coco_file",
     "EncodedImage": "model.segment_network",
     "Evaluation": "tasks.evaluation",
@@ -88,6 +97,9 @@ _HOMES = {
     "RegionSet": "data.regions",
     "Segment": "model.segmenter",
     "Segmenter": "model.segmenter",
+    "Suspicion": "tasks.auditing",
+    "apply_corrections": "tasks.corrections",
+    "audit": "tasks.auditing",
     "check_label_maps": "tasks.checking",
     "check_segments": "tasks.checking",
     "draw_overlay": "reports.overlay",
@@ -106,6 +118,7 @@ _HOMES = {
     "regions_from_coco": "data.coco_regions",
     "regions_from_label_maps": "data.label_maps",
     "segment_photos": "tasks.segmenting",
+    "write_audit": "reports.audit_folder",
     "write_predictions": "tasks.writing",
     "write_report": "reports.report_folder",
 }

@@ -98,6 +98,7 @@ def test_a_module_has_another_name_than_what_it_holds():
 
 def test_public_names():
     assert maskwise.__all__ == [
+        "Audit",
         "CocoFile",
         "EncodedImage",
         "Evaluation",
@@ -111,7 +112,10 @@ def test_public_names():
         "RegionSet",
         "Segment",
         "Segmenter",
+        "Suspicion",
         "__version__",
+        "apply_corrections",
+        "audit",
         "check_label_maps",
         "check_segments",
         "draw_overlay",
@@ -131,6 +135,7 @@ def test_public_names():
         "regions_from_coco",
         "regions_from_label_maps",
         "segment_photos",
+        "write_audit",
         "write_predictions",
         "write_report",
     ]

@@ -21,6 +21,7 @@ COMMANDS = {
     "embed": "write a vector for every annotation of a COCO file",
     "models": "list the models there are: what each knows, size, accuracy, licence",
     "evaluate": "evaluate a model on labelled regions",
+    "audit": "find labels that look wrong, and correct them on a page",
     "fit": "fit a model of your own classes to a few labelled regions",
     "train": "train a model on COCO files and label maps",
     "average": "average the weights of several runs",

@@ -212,6 +212,31 @@ def choose_head(
     return trials
 
 
+def out_of_sample_logits(
+    trial: Trial,
+    embeddings: Float[np.ndarray, "regions features"],
+    targets: Int[np.ndarray, " regions"],
+    images: Int[np.ndarray, " regions"],
+) -> Float[np.ndarray, "regions classes"]:
+    """Return the calibrated logits of every region by a head fitted to other images.
+
+    Classes that other images lack are minus infinity; where none is left, all logits are 0.
+
+    Args:
+        trial: of `choose_head`.
+        embeddings: see `choose_head`.
+        targets: see `choose_head`.
+        images: see `choose_head`.
+    """
+    with np.errstate(invalid="ignore"):
+        logits = sum(
+            part.share * _logits_unseen(part.kind, part.strength, embeddings, targets, images) for part in trial.parts
+        )
+    assert isinstance(logits, np.ndarray), "a trial has parts"
+    logits[~np.isfinite(logits).any(axis=1)] = 0
+    return logits / trial.temperature
+
+
 def _ranked(trials: Iterable[Trial]) -> tuple[Trial, ...]:
     def rank(trial: Trial) -> float:
         return -math.inf if trial.likelihood is None else trial.likelihood

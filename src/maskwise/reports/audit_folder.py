@@ -1,0 +1,110 @@
+"""Write an audit as a folder: JSON, a table, and a page on which each suspicion is accepted or refused."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from base64 import b64encode
+from dataclasses import fields
+from html import escape
+from importlib.resources import files
+from string import Template
+
+import numpy as np
+
+from maskwise.data.atomic_files import make_folder, write_json, write_text
+from maskwise.data.problems import SKIPPED, write_problems
+from maskwise.data.regions import read_by_image
+from maskwise.reports.formatting import percent
+from maskwise.reports.html_report import thumbnail
+from maskwise.tasks.auditing import Audit, Suspicion
+
+LIMIT = 200
+"""Suspicions that the page shows unless told."""
+WHY = {
+    "name": "another name fits better",
+    "none": "looks like none of the classes",
+    "duplicate": "outlined twice",
+    "tiny": "hardly any pixels",
+}
+
+
+def write_audit(audit: Audit, folder: str | os.PathLike[str], *, title: str, limit: int = LIMIT) -> None:
+    """Write `audit.json`, `audit.csv` and `audit.html`; each whole.
+
+    Args:
+        audit: see `audit`.
+        folder: made if missing; files of these names in it are replaced.
+        title: of the page, such as the name of the annotations.
+        limit: suspicions that the page shows; the files have all.
+
+    Raises:
+        InputError: the folder cannot be made or written to.
+    """
+    folder = make_folder(folder)
+    records = [suspicion.to_dict() for suspicion in audit.suspicions]
+    write_json(folder / "audit.json", {"how": audit.how, "regions": len(audit.regions), "suspicions": records})
+    columns = [field.name for field in fields(Suspicion)]
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns, restval="")
+    table.writeheader()
+    table.writerows(records)
+    write_text(folder / "audit.csv", text.getvalue())
+    write_problems(folder / "problems.json", audit.problems)
+    write_text(folder / "audit.html", _page(audit, title, limit))
+
+
+def _page(audit: Audit, title: str, limit: int) -> str:
+    shown = audit.suspicions[:limit]
+    pictures = _pictures(audit, limit)
+    names = sorted({one.given for one in audit.suspicions} | set(audit.regions.names))
+    key = hashlib.sha256(json.dumps([one.to_dict() for one in shown]).encode()).hexdigest()[:16]
+    page = Template(files("maskwise").joinpath("reports/page/audit.html").read_text(encoding="utf-8"))
+    judge = "the model" if audit.how == "model" else "cross-validation over images"
+    note = (
+        f"{len(audit.suspicions)} suspicions in {len(audit.regions)} regions, judged by {judge}; the first"
+        f" {len(shown)} are here, the most suspicious first."
+    )
+    return page.substitute(
+        title=escape(f"Audit of {title}"),
+        note=escape(note),
+        key=key,
+        names="".join(f'<option value="{escape(name)}"></option>' for name in names),
+        rows="\n".join(_row(one, picture) for one, picture in zip(shown, pictures, strict=True)),
+    )
+
+
+def _pictures(audit: Audit, limit: int) -> list[bytes]:
+    """Return a picture of the region of each suspicion that is shown."""
+    places: dict[int, bytes] = {}
+    chosen = sorted(set(audit.numbers[:limit]))
+    rows = audit.regions.only(np.array(chosen, dtype=np.int64))
+    for numbers, image, masks in read_by_image(rows, skip=SKIPPED["skip"]):
+        for number, mask in zip(numbers, masks, strict=True):
+            places[chosen[number]] = thumbnail(image, mask)
+    return [places.get(number, b"") for number in audit.numbers[:limit]]
+
+
+def _row(one: Suspicion, picture: bytes) -> str:
+    """Return a list item; what is proposed stands in its data."""
+    proposed = {"annotation_id": one.annotation_id, "name": one.suggested}
+    arrow = f" → <b>{escape(one.suggested)}</b>" if one.suggested is not None else " → <b>take out</b>"
+    details = [WHY[one.kind]]
+    if one.probability is not None:
+        details.append(f"{percent(one.probability)} against {percent(one.given_probability)}")
+    if one.other_id is not None:
+        details.append(f"same as {one.other_id}")
+    where = f"{one.file_name}, {one.annotation_id}"
+    address = f"data:image/jpeg;base64,{b64encode(picture).decode()}"
+    return (
+        f'<li data-proposed="{escape(json.dumps(proposed))}" tabindex="0">'
+        f'<img src="{address}" alt="" loading="lazy" width="180" height="180">'
+        f"<div><p><s>{escape(one.given)}</s>{arrow}</p><small>{escape(', '.join(details))}</small>"
+        f"<small>{escape(where)}</small></div>"
+        '<div class="answers"><button type="button" data-answer="accept">Accept</button>'
+        '<button type="button" data-answer="refuse">Keep as it is</button>'
+        '<label>Other name <input list="names" autocomplete="off"></label></div></li>'
+    )
