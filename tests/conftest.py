@@ -12,6 +12,7 @@ import pytest
 from two_objects import write_two_objects
 
 os.environ.pop("MASKWISE_CACHE", None)  # No test reads or writes the user's.
+collect_ignore = ["label_studio_server.py"]  # A program: it needs Label Studio, in an environment of its own.
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,7 +27,8 @@ from maskwise.errors import AnnotationError, ImageError
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 
 SPECK = 0.001
-"""Components below this share of the image are specks to `fit`: they are many and look like nothing."""
+"""Components below this share of the image are specks to `fit`: they are many and look like nothing. On CamVid, a model
+of 30 regions a class names 94.8 % without them and 89.1 % with them (benchmarks/results/specks.md)."""
 
 
 def read_class_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
