@@ -64,7 +64,8 @@ def as_masks(masks: Masks, image_hw: tuple[int, int]) -> list[Mask]:
         given = masks.mask
     given = masks_of_results(given, image_hw)
     if isinstance(given, np.ndarray) and given.ndim != 3:
-        raise MaskError(f"masks have shape {given.shape}; accepted is N x height x width (for one mask: mask[None])")
+        remedy = "masks[:, 0]" if given.ndim == 4 else "for one mask: mask[None]"
+        raise MaskError(f"masks have shape {given.shape}; accepted is N x height x width ({remedy})")
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise MaskError(
             f"masks are of type {type(given).__name__}; accepted are N x height x width, a sequence of arrays, `Mask`s,"

@@ -39,9 +39,10 @@ def masks_of_results(given: Any, image_hw: tuple[int, int]) -> Any:
 
     Args:
         given: an ultralytics `Results`, alone or in a list; what SAM's or SAM 2's image predictor returns (masks,
-            scores and low-resolution logits); what SAM 3 returns (a mapping with masks); a tensor or an array, N x
-            height x width or N x 1 x height x width. Of N x several x height x width with scores, the mask with the
-            highest score is taken for each of the N prompts. Logits are cut at 0. Anything else comes back as it is.
+            scores and low-resolution logits); what SAM 3 returns (a mapping with masks); a tensor, N x height x width
+            or N x 1 x height x width; an array, N x height x width. Of N x several x height x width with scores, the
+            mask with the highest score is taken for each of the N prompts. Logits are cut at 0. Anything else comes
+            back as it is.
         image_hw: the image's height and width, pixels.
 
     Raises:
@@ -60,7 +61,9 @@ def masks_of_results(given: Any, image_hw: tuple[int, int]) -> Any:
         return _stack(given[0], given[1])  # (masks, scores) or (masks, scores, low-resolution logits).
     if isinstance(given, (list, tuple)):
         return [as_array(one) for one in given]
-    return _stack(given, None) if hasattr(given, "detach") or isinstance(given, np.ndarray) else given
+    # An array N x 1 x height x width may also be one mask of N pictures: `as_masks` asks for masks[:, 0].
+    is_stack = hasattr(given, "detach") or (isinstance(given, np.ndarray) and given.shape[1:2] != (1,))
+    return _stack(given, None) if is_stack else given
 
 
 def _stack(masks: Any, scores: Any) -> Any:
