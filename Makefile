@@ -178,15 +178,15 @@ docs: .venv-docs/installed
 	$(DIST)/pip install --quiet --disable-pip-version-check build
 	touch $@
 
-IN_WHEEL := licenses/LICENSE licenses/NOTICE licenses/LICENSES/Apache-2.0.txt maskwise/py.typed maskwise/models/default.onnx maskwise/serve/page/app.js \
+IN_WHEEL := licenses/LICENSE licenses/NOTICE licenses/LICENSES/Apache-2.0.txt maskwise/py.typed maskwise/models/default.onnx maskwise/serve/page/app.js maskwise/reports/page/report.html \
 	maskwise/models/segmenter-encoder.onnx maskwise/models/segmenter-decoder-prompts.onnx maskwise/models/segmenter-decoder-masks.onnx \
 	share/maskwise/examples/coffee.jpg share/maskwise/recipes/dinov2.toml share/maskwise/recipes/comparisons/published-study.toml
 
 dist: .venv-dist/installed
 	rm -rf dist
 	$(DIST)/python -m build --outdir dist .
-	@for file in $(IN_WHEEL); do $(DIST)/python -m zipfile -l dist/*.whl | grep -qF "$$file" || \
-		{ echo "the wheel lacks $$file"; exit 1; }; done
+	@listed=$$($(DIST)/python -m zipfile -l dist/*.whl); for file in $(IN_WHEEL); do case "$$listed" in *"$$file"*) ;; \
+		*) echo "the wheel lacks $$file"; exit 1;; esac; done
 	@set -e; wheel=$$(echo "$(CURDIR)"/dist/*.whl); tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; unset PYTHONPATH; \
 		$(PYTHON) -m venv "$$tmp/venv"; "$$tmp/venv/bin/pip" install --quiet --disable-pip-version-check "$$wheel"; \
 		cd "$$tmp"; examples=venv/share/maskwise/examples; \
