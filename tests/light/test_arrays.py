@@ -27,8 +27,8 @@ def scenes(count):
 
 
 def test_a_model_is_fitted_to_arrays_and_evaluated_on_arrays(tmp_path):
-    fit = fit_classes(RegionSet.from_arrays(*scenes(6)), tmp_path / "colours.onnx")
-    assert fit.regions == {"red": 6, "blue": 6}
+    fit = fit_classes(RegionSet.from_arrays(*scenes(4)), tmp_path / "colours.onnx")
+    assert fit.regions == {"red": 4, "blue": 4}
     evaluation = evaluate(Predictor(tmp_path / "colours.onnx"), RegionSet.from_arrays(*scenes(3)))
     assert (evaluation.report.regions, evaluation.report.images, evaluation.report.micro) == (6, 3, 1.0)
     assert [row[:3] for row in evaluation.predictions[:3]] == [[0, 0, "red"], [0, 1, "blue"], [1, 0, "red"]]

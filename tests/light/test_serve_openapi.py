@@ -14,7 +14,7 @@ from schemathesis.transport.serialization import Binary
 from colour_model import colour_model
 from serving import BOXES, address_of, mask_png, png, scene
 
-EXAMPLES = 60
+EXAMPLES = 20
 """Requests per route."""
 ROUTES = [
     "GET /healthz",
