@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from maskwise.data.coco_file import CocoFile, read_coco
 from maskwise.data.coco_index import value_of
 from maskwise.data.image_paths import find_each_image
 from maskwise.data.images import load_image
+from maskwise.data.problems import Id
 from maskwise.data.regions import grouped
 from maskwise.errors import InputError
 from maskwise.progress import Progress
@@ -81,32 +83,37 @@ def _cards(
     allow_outside: bool,
 ) -> list[Card]:
     names = {category.id: category.name for category in coco.categories}
-    cards: dict[int, Card] = {}
+    cards: list[Card] = []
     groups = [chosen[places] for places in grouped(coco.index.image[chosen])] if len(chosen) else []
     images = [int(coco.index.image[rows[0]]) for rows in groups]
     paths = find_each_image(coco, images_dir, images, allow_outside=allow_outside)
     with Progress(len(groups), "report", "images") as progress:
         for rows, found in zip(groups, paths, strict=True):
             if isinstance(found, str):
-                for row in rows.tolist():
-                    card = _card(coco, row, records[row], found, records[row].name(names))
-                    if card is not None:
-                        cards[row] = card
+                cards += _cards_of_image(coco, rows.tolist(), found, records, names)
             progress.update()
-    return sorted(cards.values(), key=lambda card: (card.name, card.sure))
+    return sorted(cards, key=lambda card: (card.name, card.sure))
 
 
-def _card(coco: CocoFile, row: int, record: NamedRecord, path: str, name: str | None) -> Card | None:
+def _cards_of_image(
+    coco: CocoFile, rows: list[int], path: str, records: list[NamedRecord], names: Mapping[Id, str]
+) -> Iterator[Card]:
+    """Yield a card for each annotation whose mask can be used; the image is read once."""
     try:
         image = load_image(path)
-        mask = coco.mask(row, (image.shape[0], image.shape[1]))
     except InputError:  # `label` has listed it.
-        return None
-    return Card(
-        picture=thumbnail(image, mask),
-        name=NONE if name is None else name,
-        probability=1 - record.known if name is None and record.known is not None else record.score or 0.0,
-        sure=_sureness(record),
-        kind=NONE if name is None else NAMED,
-        where=f"{Path(path).name}, {value_of(coco.index.annotation_id, row)}",
-    )
+        return
+    for row in rows:
+        try:
+            mask = coco.mask(row, (image.shape[0], image.shape[1]))
+        except InputError:
+            continue
+        record, name = records[row], records[row].name(names)
+        yield Card(
+            picture=thumbnail(image, mask),
+            name=NONE if name is None else name,
+            probability=1 - record.known if name is None and record.known is not None else record.score or 0.0,
+            sure=_sureness(record),
+            kind=NONE if name is None else NAMED,
+            where=f"{Path(path).name}, {value_of(coco.index.annotation_id, row)}",
+        )

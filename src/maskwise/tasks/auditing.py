@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from maskwise.data.masks import Mask
 from maskwise.data.problems import SKIPPED, Id, OnError, Problem
-from maskwise.data.regions import Regions, RegionSet, read_by_image
+from maskwise.data.regions import Regions, RegionSet
 from maskwise.errors import AnnotationError
 from maskwise.extras import needs_extra
 from maskwise.model.predictor import Predictor
@@ -187,10 +187,11 @@ def _wrong_names(judged: _Judged, predictor: Predictor) -> Iterator[tuple[int, S
 
 def _odd_outlines(regions: Regions) -> Iterator[tuple[int, Suspicion]]:
     """Yield tiny regions, and those that repeat an earlier one of their image."""
-    for numbers, _, masks in read_by_image(regions, skip=SKIPPED["skip"]):
+    for numbers in regions.by_image():  # Masks alone: the judge has decoded every image.
         seen: list[tuple[int, Mask]] = []
-        for number, mask in zip(numbers, masks, strict=True):
+        for number in numbers.tolist():
             region = regions[number]
+            mask = region.read_mask()
             facts: dict[str, Any] = {
                 "annotation_id": region.region_id,
                 "image_id": region.image_id,
