@@ -10,7 +10,7 @@ from colour_model import colour_model
 from maskwise import Mask, Predictor, embed_coco, load_image
 from maskwise.data.vector_records import VectorRecords
 from maskwise.errors import InputError, MaskError
-from maskwise.tasks import embedding_files
+from maskwise.tasks import label_engines
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_faulty_records_have_no_row(segments, model, tmp_path):
 def interrupt(segments, model, output, monkeypatch):
     """Run until the seventh of eight images is read."""
     with monkeypatch.context() as patch:
-        read, calls = embedding_files.read_task, []
+        read, calls = label_engines.read_task, []
 
         def dies_at_seventh(*args):
             calls.append(args)
@@ -119,7 +119,7 @@ def interrupt(segments, model, output, monkeypatch):
                 raise KeyboardInterrupt
             return read(*args)
 
-        patch.setattr(embedding_files, "read_task", dies_at_seventh)
+        patch.setattr(label_engines, "read_task", dies_at_seventh)
         with pytest.raises(KeyboardInterrupt) as caught:
             run(segments, model, output)
     assert "images are done and kept" in caught.value.__notes__[0]

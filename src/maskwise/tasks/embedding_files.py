@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from maskwise.concurrency import prefetch
 from maskwise.data.atomic_files import check_output, remove_leftovers
 from maskwise.data.coco_file import CocoFile
-from maskwise.data.images import Pixels
-from maskwise.data.masks import Mask
 from maskwise.data.problems import OnError, Problem, write_problems
 from maskwise.data.segment_files import read_segments
 from maskwise.data.vector_records import VectorRecords
@@ -23,7 +18,7 @@ from maskwise.errors import AnnotationError
 from maskwise.model.predictor import Predictor
 from maskwise.progress import Progress
 from maskwise.tasks.journal import run_key
-from maskwise.tasks.label_engines import Task, TaskImage, Work, read_task
+from maskwise.tasks.label_engines import Task, Work, outputs_of_images
 from maskwise.tasks.labelling import image_tasks
 
 
@@ -117,18 +112,10 @@ def _key(task: Task, row: int) -> str:
 
 def _embed(work: Work, records: VectorRecords, problems: list[Problem]) -> None:
     """Embed images; the next one is read while one is embedded."""
-    reading: deque[TaskImage] = deque()
-
-    def shown() -> Iterator[tuple[Pixels, list[Mask]]]:
-        for image in prefetch(read_task(work.coco, task, work.on_error) for task in work.tasks):
-            reading.append(image)
-            yield image.pixels, image.usable
-
     finished = 0
     try:
         with Progress(len(work.tasks), "embed", "images") as progress:
-            for outputs in work.predictor.run_many(shown(), logits=False, embeddings=True):
-                image = reading.popleft()
+            for image, outputs in outputs_of_images(work, work.tasks, logits=False, embeddings=True):
                 assert outputs.embeddings is not None
                 rows = [
                     row for row, mask in zip(image.task.rows.tolist(), image.masks, strict=True) if mask is not None

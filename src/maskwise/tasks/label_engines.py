@@ -16,7 +16,7 @@ from maskwise.data.images import Pixels, load_image
 from maskwise.data.masks import Mask
 from maskwise.data.problems import Id, OnError, Problem
 from maskwise.errors import AnnotationError, ImageError, MaskError, MaskwiseError
-from maskwise.model.prediction import TopClasses
+from maskwise.model.prediction import ImageOutputs, TopClasses
 from maskwise.model.predictor import Predictor
 from maskwise.tasks.journal import ImageResult
 from maskwise.tasks.ray_pool import as_text, naming_ray, pool, raise_text, start_ray
@@ -135,6 +135,24 @@ def label_locally(work: Work) -> Iterator[ImageResult]:
 
 
 def _label(work: Work, tasks: Iterable[Task]) -> Iterator[ImageResult]:
+    for image, outputs in outputs_of_images(work, tasks):
+        yield result_of(image, outputs.top_classes(work.top))
+
+
+def outputs_of_images(
+    work: Work, tasks: Iterable[Task], *, logits: bool = True, embeddings: bool = False
+) -> Iterator[tuple[TaskImage, ImageOutputs]]:
+    """Yield images and what the network makes of their usable masks; the next image is read while one is in work.
+
+    Args:
+        work: has the file, the model and what to do about faults.
+        tasks: the images.
+        logits: see `Predictor.run`.
+        embeddings: see `Predictor.run`.
+
+    Raises:
+        AnnotationError, ImageError, MaskError: see `read_task`.
+    """
     reading: deque[TaskImage] = deque()
 
     def shown() -> Iterator[tuple[Pixels, list[Mask]]]:
@@ -142,8 +160,8 @@ def _label(work: Work, tasks: Iterable[Task]) -> Iterator[ImageResult]:
             reading.append(image)
             yield image.pixels, image.usable
 
-    for outputs in work.predictor.run_many(shown()):
-        yield result_of(reading.popleft(), outputs.top_classes(work.top))
+    for outputs in work.predictor.run_many(shown(), logits=logits, embeddings=embeddings):
+        yield reading.popleft(), outputs
 
 
 def label_with_ray(work: Work) -> Iterator[ImageResult]:
