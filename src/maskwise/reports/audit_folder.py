@@ -7,11 +7,8 @@ import hashlib
 import io
 import json
 import os
-from base64 import b64encode
 from dataclasses import fields
 from html import escape
-from importlib.resources import files
-from string import Template
 
 import numpy as np
 
@@ -19,7 +16,7 @@ from maskwise.data.atomic_files import make_folder, write_json, write_text
 from maskwise.data.problems import SKIPPED, write_problems
 from maskwise.data.regions import read_by_image
 from maskwise.reports.formatting import percent
-from maskwise.reports.html_report import thumbnail
+from maskwise.reports.html_report import picture_html, read_template, thumbnail
 from maskwise.tasks.auditing import Audit, Suspicion
 
 LIMIT = 200
@@ -62,13 +59,12 @@ def _page(audit: Audit, title: str, limit: int) -> str:
     pictures = _pictures(audit, limit)
     names = sorted({one.given for one in audit.suspicions} | set(audit.regions.names))
     key = hashlib.sha256(json.dumps([one.to_dict() for one in shown]).encode()).hexdigest()[:16]
-    page = Template(files("maskwise").joinpath("reports/page/audit.html").read_text(encoding="utf-8"))
     judge = "the model" if audit.how == "model" else "cross-validation over images"
     note = (
         f"{len(audit.suspicions)} suspicions in {len(audit.regions)} regions, judged by {judge}; the first"
         f" {len(shown)} are here, the most suspicious first."
     )
-    return page.substitute(
+    return read_template("audit.html").substitute(
         title=escape(f"Audit of {title}"),
         note=escape(note),
         key=key,
@@ -98,10 +94,9 @@ def _row(one: Suspicion, picture: bytes) -> str:
     if one.other_id is not None:
         details.append(f"same as {one.other_id}")
     where = f"{one.file_name}, {one.annotation_id}"
-    address = f"data:image/jpeg;base64,{b64encode(picture).decode()}"
     return (
         f'<li data-proposed="{escape(json.dumps(proposed))}" tabindex="0">'
-        f'<img src="{address}" alt="" loading="lazy" width="180" height="180">'
+        f"{picture_html(picture)}"
         f"<div><p><s>{escape(one.given)}</s>{arrow}</p><small>{escape(', '.join(details))}</small>"
         f"<small>{escape(where)}</small></div>"
         '<div class="answers"><button type="button" data-answer="accept">Accept</button>'

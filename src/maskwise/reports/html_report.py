@@ -112,8 +112,7 @@ def write_html_report(
     """
     names = sorted({name for card in cards for name in (card.name, card.truth) if name is not None})
     kinds = sorted({card.kind for card in cards})
-    page = Template(files("maskwise").joinpath("reports/page/report.html").read_text(encoding="utf-8"))
-    text = page.substitute(
+    text = read_template("report.html").substitute(
         title=escape(title),
         facts="".join(map(_fact, facts)),
         figures="".join(f"<h2>{escape(d.caption.partition(':')[0])}</h2>{_figure(d)}" for d in drawings),
@@ -140,14 +139,25 @@ def _card(card: Card) -> str:
     wrong = card.truth not in (None, card.name)
     truth = f"<span>true: {escape(card.truth)}</span>" if card.truth is not None and wrong else ""
     share = percent(card.probability).replace(" ", "\u00a0")
-    address, bar = f"data:image/jpeg;base64,{b64encode(card.picture).decode()}", f"{100 * card.probability:.0f}%"
+    bar = f"{100 * card.probability:.0f}%"
     return (
         f'<li data-names="{escape(json.dumps(names))}" data-kind="{escape(card.kind)}" data-sure="{card.sure:.6f}">'
-        f'<img src="{address}" alt="" loading="lazy" width="{SIDE}" height="{SIDE}">'
+        f"{picture_html(card.picture)}"
         f"<div><b{' class=wrong' if wrong else ''}>{escape(card.name)} {share}</b>{truth}"
         f'<i class="track" aria-hidden="true"><i style="width:{bar}"></i></i>'
         f"<span>{escape(card.where)}</span></div></li>"
     )
+
+
+def picture_html(picture: bytes) -> str:
+    """Return an image element that holds a JPEG, such as `thumbnail` makes."""
+    address = f"data:image/jpeg;base64,{b64encode(picture).decode()}"
+    return f'<img src="{address}" alt="" loading="lazy" width="{SIDE}" height="{SIDE}">'
+
+
+def read_template(name: str) -> Template:
+    """Return a page's template, by its file's name."""
+    return Template(files("maskwise").joinpath("reports/page", name).read_text(encoding="utf-8"))
 
 
 def thumbnail(image: Pixels, mask: Mask) -> bytes:
