@@ -141,6 +141,7 @@ results: .venv/installed .venv-test/installed
 	$(DEMO)/maskwise evaluate $(MASKWISE_DATA)/voc2012/val/images --label-maps $(MASKWISE_DATA)/voc2012/val/labels \
 		--classes $(MASKWISE_DATA)/voc2012/classes.txt --ignore background --rename $(VOC_NAMES) --min-area 300 \
 		-o $(RESULTS)/voc2012-val
+	$(TEST)/python benchmarks/audit.py -o $(RESULTS)/audit
 	$(DEMO)/python benchmarks/modes.py -o $(RESULTS)/modes
 	$(DEMO)/python benchmarks/light.py -o $(RESULTS)/light.json
 	$(DEMO)/python benchmarks/coco_index.py $(MASKWISE_DATA)/coco/annotations/instances_train2017.json -o $(RESULTS)

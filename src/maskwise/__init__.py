@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from maskwise.reports.audit_folder import write_audit
     from maskwise.reports.overlay import draw_overlay
     from maskwise.reports.report_folder import write_report
-    from maskwise.tasks.auditing import Audit, Suspicion, audit
+    from maskwise.tasks.auditing import Audit, audit
     from maskwise.tasks.checking import check_label_maps, check_segments
     from maskwise.tasks.corrections import apply_corrections
     from maskwise.tasks.embedding_files import embed_coco
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from maskwise.tasks.nothing import find_nothing
     from maskwise.tasks.segmenting import segment_photos
     from maskwise.tasks.sharded_labelling import label_shards
+    from maskwise.tasks.suspicions import Suspicion
     from maskwise.tasks.writing import write_predictions
 
 __version__ = "0.1.0"
@@ -97,7 +98,7 @@ _HOMES = {
     "RegionSet": "data.regions",
     "Segment": "model.segmenter",
     "Segmenter": "model.segmenter",
-    "Suspicion": "tasks.auditing",
+    "Suspicion": "tasks.suspicions",
     "apply_corrections": "tasks.corrections",
     "audit": "tasks.auditing",
     "check_label_maps": "tasks.checking",

@@ -11,7 +11,8 @@ from colour_model import colour_model
 from maskwise import Mask, Predictor, RegionSet, apply_corrections, audit
 from maskwise.cli.main import run
 from maskwise.errors import AnnotationError
-from maskwise.tasks.corrections import Correction
+from maskwise.model.segmenter import Segment, Segmenter
+from maskwise.tasks.corrections import Corrected, Correction
 
 RED, GREEN, BLUE, MIXED = (255, 0, 0), (0, 255, 0), (0, 0, 255), (140, 115, 0)
 
@@ -37,7 +38,7 @@ def test_wrong_names_come_by_how_much_more_another_one_fits(tmp_path):
         (1, "cup", "dog"),
         (2, "dog", "person"),
     ]
-    assert result.numbers == (1, 2)
+    assert [region.region_id for region in result.outlines] == [1, 2]
     assert result.suspicions[0].score == pytest.approx(1.0, abs=1e-3)
     assert result.suspicions[1].probability == pytest.approx(0.877, abs=2e-3)
     assert result.suspicions[1].given_probability == pytest.approx(0.123, abs=2e-3)
@@ -50,9 +51,10 @@ def test_what_looks_like_none_of_the_classes_is_said_so(tmp_path):
     regions = RegionSet.from_arrays([image], [masks], [["dog", "cup"]])
     result = audit(regions, Predictor(colour_model(tmp_path, known=(8.0, 0.0, 0.0, -4.0))))
     known = 1 / (1 + np.exp(-4.0))
+    nothing = known * 0.01 / (known * 0.01 + (1 - known) * 0.99)  # One label in a hundred stands on nothing.
     assert {(one.kind, one.given) for one in result.suspicions} == {("name", "dog"), ("none", "cup")}
     by_kind = {one.kind: one for one in result.suspicions}
-    assert by_kind["none"].score == pytest.approx(known, abs=1e-2)
+    assert by_kind["none"].score == pytest.approx(nothing, abs=1e-2)
     assert by_kind["none"].suggested is None
     assert by_kind["name"].score == pytest.approx(known, abs=1e-2)  # Times the difference, which is 1.
 
@@ -86,6 +88,41 @@ def test_classes_of_ones_own_are_judged_by_heads_of_other_images(tmp_path):
     assert (first.image_id, first.annotation_id, first.given, first.suggested) == (4, 0, "warm", "cold")
     assert first.probability > 0.8
     assert len(result.suspicions) == 1
+
+
+class Outlines(Segmenter):
+    """A segmenter that finds given outlines, with the same score."""
+
+    def __init__(self, *masks):
+        self.segments = [Segment(Mask.from_array(mask), 0.98, 0.98) for mask in masks]
+
+    def segment(self, image, **_):
+        return self.segments
+
+
+def test_things_without_a_label_are_found(tmp_path):
+    """Of five squares the first two are labelled; the fourth is a class that the labels do not have."""
+    image, masks = scene((RED, GREEN, GREEN, BLUE, RED))
+    regions = RegionSet.from_arrays([image], [masks[:2]], [["person", "dog"]])
+    half_covered = masks[1] | np.roll(masks[1], 26, axis=1)
+    little_covered = masks[4] | (masks[0] & (np.arange(image.shape[1]) < 14))  # 9 of 49 columns: 18 %.
+    segmenter = Outlines(masks[0], half_covered, masks[2], masks[3], little_covered)
+    result = audit(regions, Predictor(colour_model(tmp_path)), segmenter=segmenter)
+    found = {one.suggested: one for one in result.suspicions}
+    assert set(found) == {"dog", "person"}
+    assert all((one.kind, one.annotation_id, one.given) == ("unlabelled", None, None) for one in found.values())
+    assert Mask.from_rle(found["dog"].segmentation).area == 1600
+    assert found["dog"].score == pytest.approx(0.98, abs=1e-3)
+    outlines = [region.read_mask().area for region in result.outlines]
+    assert sorted(outlines) == [1600, 1600 + 9 * 40]
+    assert len(result.regions) == 2
+
+
+def test_the_model_must_know_the_names_to_find_what_has_no_label(tmp_path):
+    image, masks = scene((RED, BLUE))
+    regions = RegionSet.from_arrays([image] * 6, [masks] * 6, [["warm", "cold"]] * 6)
+    with pytest.raises(AnnotationError, match="maskwise fit"):
+        audit(regions, Predictor(colour_model(tmp_path)), segmenter=Outlines(masks[0]))
 
 
 @pytest.fixture
@@ -131,10 +168,31 @@ def test_the_command_writes_a_folder_and_applies_corrections(coco, capsys):
     assert (after["info"], after["images"]) == (before["info"], before["images"])
 
 
+def test_what_has_no_label_becomes_an_annotation(coco):
+    new = np.zeros((60, 150), dtype=bool)
+    new[2:7, 100:103] = True
+    corrections = [
+        Correction(name="cup", image_id=1, segmentation=Mask.from_array(new).to_rle()),
+        Correction(name="dog", annotation_id=12),
+    ]
+    done = apply_corrections(coco / "labels.json", corrections, coco / "fixed.json")
+    assert done == Corrected(renamed=1, removed=0, added=1)
+    after = json.loads((coco / "fixed.json").read_text())
+    added = after["annotations"][-1]
+    assert (added["id"], added["image_id"], added["category_id"], added["area"]) == (13, 1, 10, 15)
+    assert added["bbox"] == [100, 2, 3, 5]
+    assert np.array_equal(Mask.from_rle(added["segmentation"]).to_array(), new)
+    assert after["categories"][-1] == {"id": 10, "name": "cup"}
+    corrections = [Correction(name="cup", image_id=2, segmentation=Mask.from_array(new).to_rle())]
+    with pytest.raises(AnnotationError, match="has no image 2"):
+        apply_corrections(coco / "labels.json", corrections, coco / "fixed.json")
+
+
 def test_corrections_of_another_file_are_refused(coco, capsys):
     with pytest.raises(AnnotationError, match="has no annotation 99"):
-        apply_corrections(coco / "labels.json", [Correction(99, "dog")], coco / "fixed.json")
-    (coco / "corrections.json").write_text('[{"annotation_id": 10}]')
+        apply_corrections(coco / "labels.json", [Correction(annotation_id=99, name="dog")], coco / "fixed.json")
+    half = '[{"image_id": 1, "name": "dog"}]'  # Neither of an annotation nor a new one.
+    (coco / "corrections.json").write_text(half)
     flags = ["--apply", str(coco / "corrections.json"), "-o", str(coco / "fixed.json")]
     assert run(["audit", str(coco / "photos"), str(coco / "labels.json"), *flags]) == 1
     assert "is not what the page of an audit saves" in capsys.readouterr().err

@@ -19,11 +19,13 @@ class Command:
 
     Every region is judged by something that has not seen its label: the model if it knows the names, else heads fitted
     to other images. Also listed: regions that look like none of the classes, are outlined twice, or have hardly any
-    pixels. Writes audit.json, audit.csv and audit.html into a folder; the page saves corrections.json.
+    pixels; with --unlabelled also things that no label covers. Writes audit.json, audit.csv and audit.html into a
+    folder; the page saves corrections.json.
 
     Examples:
       maskwise audit photos labels.json -o audit
       maskwise audit photos labels.json --how cross-validated -o audit
+      maskwise audit photos labels.json --unlabelled -o audit
       maskwise audit photos labels.json --apply corrections.json -o fixed.json
     """
 
@@ -35,6 +37,8 @@ class Command:
     """Corrections that the page saved: write the corrected COCO file instead of looking for suspicions."""
     how: Literal["auto", "model", "cross-validated"] = "auto"
     """Who judges: the model, or heads fitted to other images; auto asks the model if it knows the names."""
+    unlabelled: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also look for things of the classes that have no label; takes seconds per image."""
     limit: int = 200
     """Suspicions on the page; the other files have all."""
     min_known: MinKnown = None
@@ -53,6 +57,7 @@ class Command:
             return
         from maskwise.data.atomic_files import make_folder
         from maskwise.model.predictor import Predictor
+        from maskwise.model.segmenter import Segmenter
         from maskwise.reports.audit_folder import WHY, write_audit
         from maskwise.tasks.auditing import audit
 
@@ -61,7 +66,8 @@ class Command:
             self.model, mode=self.mode, device=self.device, threads=self.threads, min_known=self.min_known
         )
         make_folder(self.output)
-        result = audit(regions, predictor, how=self.how, on_error=self.regions.on_error)
+        segmenter = Segmenter(threads=self.threads) if self.unlabelled else None
+        result = audit(regions, predictor, how=self.how, on_error=self.regions.on_error, segmenter=segmenter)
         write_audit(result, self.output, title=self.regions.name, limit=self.limit)
         counts = Counter(one.kind for one in result.suspicions)
         print(f"{len(result.regions)} regions, {len(result.suspicions)} suspicions (judge: {result.how})")
@@ -74,5 +80,8 @@ class Command:
 
         if self.regions.annotations is None:
             wrong_usage("audit", "--apply needs ANNOTATIONS, a COCO file")
-        renamed, out = apply_corrections(self.regions.annotations, read_corrections(corrections), self.output)
-        print(f"{self.output}: {renamed} annotations have a new name, {out} were taken out")
+        done = apply_corrections(self.regions.annotations, read_corrections(corrections), self.output)
+        print(
+            f"{self.output}: {done.renamed} annotations have a new name, {done.removed} were taken out,"
+            f" {done.added} are new"
+        )

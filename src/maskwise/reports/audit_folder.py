@@ -9,15 +9,15 @@ import json
 import os
 from dataclasses import fields
 from html import escape
-
-import numpy as np
+from typing import Any
 
 from maskwise.data.atomic_files import make_folder, write_json, write_text
 from maskwise.data.problems import SKIPPED, write_problems
 from maskwise.data.regions import read_by_image
 from maskwise.reports.formatting import percent
 from maskwise.reports.html_report import picture_html, read_template, thumbnail
-from maskwise.tasks.auditing import Audit, Suspicion
+from maskwise.tasks.auditing import Audit
+from maskwise.tasks.suspicions import Suspicion
 
 LIMIT = 200
 """Suspicions that the page shows unless told."""
@@ -26,6 +26,7 @@ WHY = {
     "none": "looks like none of the classes",
     "duplicate": "outlined twice",
     "tiny": "hardly any pixels",
+    "unlabelled": "has no label",
 }
 
 
@@ -44,9 +45,9 @@ def write_audit(audit: Audit, folder: str | os.PathLike[str], *, title: str, lim
     folder = make_folder(folder)
     records = [suspicion.to_dict() for suspicion in audit.suspicions]
     write_json(folder / "audit.json", {"how": audit.how, "regions": len(audit.regions), "suspicions": records})
-    columns = [field.name for field in fields(Suspicion)]
+    columns = [field.name for field in fields(Suspicion) if field.name != "segmentation"]
     text = io.StringIO(newline="")
-    table = csv.DictWriter(text, columns, restval="")
+    table = csv.DictWriter(text, columns, restval="", extrasaction="ignore")
     table.writeheader()
     table.writerows(records)
     write_text(folder / "audit.csv", text.getvalue())
@@ -57,7 +58,7 @@ def write_audit(audit: Audit, folder: str | os.PathLike[str], *, title: str, lim
 def _page(audit: Audit, title: str, limit: int) -> str:
     shown = audit.suspicions[:limit]
     pictures = _pictures(audit, limit)
-    names = sorted({one.given for one in audit.suspicions} | set(audit.regions.names))
+    names = sorted(set(audit.regions.names) | set(audit.outlines.names))
     key = hashlib.sha256(json.dumps([one.to_dict() for one in shown]).encode()).hexdigest()[:16]
     judge = "the model" if audit.how == "model" else "cross-validation over images"
     note = (
@@ -75,29 +76,32 @@ def _page(audit: Audit, title: str, limit: int) -> str:
 
 def _pictures(audit: Audit, limit: int) -> list[bytes]:
     """Return a picture of the region of each suspicion that is shown."""
-    places: dict[int, bytes] = {}
-    chosen = sorted(set(audit.numbers[:limit]))
-    rows = audit.regions.only(np.array(chosen, dtype=np.int64))
-    for numbers, image, masks in read_by_image(rows, skip=SKIPPED["skip"]):
+    pictures: dict[int, bytes] = {}
+    shown = audit.outlines[:limit]
+    for numbers, image, masks in read_by_image(shown, skip=SKIPPED["skip"]):
         for number, mask in zip(numbers, masks, strict=True):
-            places[chosen[number]] = thumbnail(image, mask)
-    return [places.get(number, b"") for number in audit.numbers[:limit]]
+            pictures[number] = thumbnail(image, mask)
+    return [pictures.get(number, b"") for number in range(len(shown))]
 
 
 def _row(one: Suspicion, picture: bytes) -> str:
     """Return a list item; what is proposed stands in its data."""
-    proposed = {"annotation_id": one.annotation_id, "name": one.suggested}
-    arrow = f" → <b>{escape(one.suggested)}</b>" if one.suggested is not None else " → <b>take out</b>"
+    proposed: dict[str, Any] = {"annotation_id": one.annotation_id, "name": one.suggested}
+    if one.segmentation is not None:
+        proposed = {"image_id": one.image_id, "segmentation": one.segmentation, "name": one.suggested}
+    old = "<i>no label</i>" if one.given is None else f"<s>{escape(one.given)}</s>"
+    new = "take out" if one.suggested is None else escape(one.suggested)
     details = [WHY[one.kind]]
     if one.probability is not None:
-        details.append(f"{percent(one.probability)} against {percent(one.given_probability)}")
+        against = "" if one.given_probability is None else f" against {percent(one.given_probability)}"
+        details.append(percent(one.probability) + against)
     if one.other_id is not None:
         details.append(f"same as {one.other_id}")
-    where = f"{one.file_name}, {one.annotation_id}"
+    where = one.file_name if one.annotation_id is None else f"{one.file_name}, {one.annotation_id}"
     return (
         f'<li data-proposed="{escape(json.dumps(proposed))}" tabindex="0">'
         f"{picture_html(picture)}"
-        f"<div><p><s>{escape(one.given)}</s>{arrow}</p><small>{escape(', '.join(details))}</small>"
+        f"<div><p>{old} → <b>{new}</b></p><small>{escape(', '.join(details))}</small>"
         f"<small>{escape(where)}</small></div>"
         '<div class="answers"><button type="button" data-answer="accept">Accept</button>'
         '<button type="button" data-answer="refuse">Keep as it is</button>'

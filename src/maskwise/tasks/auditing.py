@@ -1,68 +1,38 @@
-"""Find labels that look wrong: regions whose name an independent judge would not give, duplicates, tiny outlines."""
+"""Find labels that look wrong: names that an independent judge would not give, duplicates, tiny outlines, gaps."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from maskwise.data.masks import Mask
-from maskwise.data.problems import SKIPPED, Id, OnError, Problem
+from maskwise.data.problems import SKIPPED, OnError, Problem
 from maskwise.data.regions import Regions, RegionSet
 from maskwise.errors import AnnotationError
 from maskwise.extras import needs_extra
 from maskwise.model.predictor import Predictor
+from maskwise.model.segmenter import Segmenter
 from maskwise.tasks.embedding import embed_regions
 from maskwise.tasks.evaluation import evaluate
 from maskwise.tasks.linear_heads import choose_head, out_of_sample_logits
 from maskwise.tasks.naming import overlap
+from maskwise.tasks.suspicions import Suspicion
+from maskwise.tasks.unlabelled import find_unlabelled
 
 How = Literal["auto", "model", "cross-validated"]
-Kind = Literal["name", "none", "duplicate", "tiny"]
 TINY = 16
 """Regions of fewer pixels are listed."""
 SAME = 0.9
 """Two regions of an image with at least this IoU are duplicates."""
+NOTHING_SHARE = 0.01
+"""Share of labels that stand on nothing, before one looks. `known` is calibrated for as many objects as segments of
+nothing; among labels, nothing is rare."""
 KNOWN_SHARE = 0.9
 """`auto` asks the model if it knows the names of at least this share of the regions."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Suspicion:
-    """A label that may be wrong.
-
-    Attributes:
-        kind: name (another name fits better), none (it looks like none of the classes), duplicate, or tiny.
-        score: how suspicious, 0 to 1; those of one kind can be compared.
-        annotation_id: of the region.
-        image_id: of its image.
-        file_name: of its image.
-        given: its name.
-        suggested: a better one; None if there is none to suggest.
-        probability: of the suggested name, 0 to 1.
-        given_probability: of the given name.
-        known: probability of being one of the classes at all; None if the model cannot tell.
-        other_id: of the annotation that it repeats.
-    """
-
-    kind: Kind
-    score: float
-    annotation_id: Id
-    image_id: Id
-    file_name: str
-    given: str
-    suggested: str | None = None
-    probability: float | None = None
-    given_probability: float | None = None
-    known: float | None = None
-    other_id: Id | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values, without what does not apply."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -73,29 +43,48 @@ class Audit:
         how: who judged: model or cross-validated.
         regions: the regions that were looked at.
         suspicions: the most suspicious first.
-        numbers: place of each in `regions`.
+        outlines: the region of each.
         problems: faults in the data whose regions were left out.
     """
 
     how: How
     regions: Regions
     suspicions: tuple[Suspicion, ...]
-    numbers: tuple[int, ...]
+    outlines: Regions
     problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """Probabilities of every class for every region, by a judge that has not seen its label."""
+class Judged:
+    """Probabilities of every class for every region, by a judge that has not seen its label.
 
+    Attributes:
+        how: who judged: model or cross-validated.
+        regions: the regions, without those that cannot be used.
+        classes: a column of `probabilities` each.
+        probabilities: 0 to 1; every row adds up to 1.
+        known: probability of being one of the classes at all; NaN if the judge cannot tell.
+        min_known: below it a region looks like none of the classes.
+        problems: faults in the data whose regions were left out.
+    """
+
+    how: How
     regions: Regions
     classes: tuple[str, ...]
     probabilities: Float[np.ndarray, "regions classes"]
     known: Float[np.ndarray, " regions"]
+    min_known: float
     problems: tuple[Problem, ...]
 
 
-def audit(regions: RegionSet, predictor: Predictor, *, how: How = "auto", on_error: OnError = "stop") -> Audit:
+def audit(
+    regions: RegionSet,
+    predictor: Predictor,
+    *,
+    how: How = "auto",
+    on_error: OnError = "stop",
+    segmenter: Segmenter | None = None,
+) -> Audit:
     """List the labels that look wrong.
 
     Every region is judged by something that has not seen its label: the model, where it knows the names; else heads
@@ -107,37 +96,64 @@ def audit(regions: RegionSet, predictor: Predictor, *, how: How = "auto", on_err
         predictor: the model that judges or embeds.
         how: who judges; auto: the model if it knows the names of at least 90 % of the regions.
         on_error: what to do about images and masks that cannot be used; see `evaluate`.
+        segmenter: also look for things without a label in the images of the regions (`find_unlabelled`), with this
+            segmenter; takes seconds per image.
 
     Raises:
-        AnnotationError: no region is left, or fewer than two classes; or, with `stop`, images or masks cannot be used.
+        AnnotationError: no region is left, or fewer than two classes; or, with `stop`, images or masks cannot be used;
+            or a segmenter is given, and the model does not know the names.
         MissingExtraError: cross-validation needs the extra `fit`.
 
     Source:
         The score is the normalised margin of C. Northcutt et al., Confident Learning, arXiv:1911.00068, and of J. Kuan
         and J. Mueller, Model-agnostic label quality scoring, ICML DataPerf 2022.
     """
+    judged = judge(regions, predictor, how=how, on_error=on_error)
+    found = [*suspicious_names(judged), *_odd_outlines(judged.regions)]
+    outlines, problems = judged.regions, list(judged.problems)
+    if segmenter is not None:
+        if judged.how != "model":
+            raise AnnotationError(
+                "the model does not know these names, so it finds nothing without a label; make a model of your classes"
+                " with `maskwise fit` and give it"
+            )
+        missing = list(find_unlabelled(regions, predictor, segmenter, skip=SKIPPED[on_error], problems=problems))
+        found += enumerate((one for _, one in missing), start=len(outlines))
+        outlines = Regions.joined([outlines, Regions.of(region for region, _ in missing)])
+    found.sort(key=lambda pair: -pair[1].score)
+    numbers = np.array([number for number, _ in found], dtype=np.int64)
+    suspicions = tuple(one for _, one in found)
+    return Audit(judged.how, judged.regions, suspicions, outlines.only(numbers), tuple(problems))
+
+
+def judge(regions: RegionSet, predictor: Predictor, *, how: How = "auto", on_error: OnError = "stop") -> Judged:
+    """Return what an independent judge says of labelled regions; arguments as in `audit`."""
     regions = regions.only(~regions.regions.crowd)
     if not len(regions.regions):
         raise AnnotationError("there is no region to look at")
     if how == "auto":
         named = regions.regions.called(predictor.classes)
         how = "model" if named.mean() >= KNOWN_SHARE else "cross-validated"
-    judge = _by_the_model if how == "model" else _by_cross_validation
-    judged = judge(regions, predictor, on_error)
-    found = [*_wrong_names(judged, predictor), *_odd_outlines(judged.regions)]
-    found.sort(key=lambda pair: -pair[1].score)
-    suspicions, numbers = tuple(one for _, one in found), tuple(number for number, _ in found)
-    return Audit(how, judged.regions, suspicions, numbers, judged.problems)
+    ask = _by_the_model if how == "model" else _by_cross_validation
+    return ask(regions, predictor, on_error)
 
 
-def _by_the_model(regions: RegionSet, predictor: Predictor, on_error: OnError) -> _Judged:
+def _by_the_model(regions: RegionSet, predictor: Predictor, on_error: OnError) -> Judged:
     evaluation = evaluate(predictor, regions, on_error=on_error)
     named = evaluation.named
-    known = named.known if predictor.info.min_known is not None else np.full(len(named.known), np.nan)
-    return _Judged(named.regions, evaluation.classes, named.probabilities.astype(float), known, evaluation.problems)
+    limit = predictor.info.min_known
+    return Judged(
+        how="model",
+        regions=named.regions,
+        classes=evaluation.classes,
+        probabilities=named.probabilities.astype(float),
+        known=np.full(len(named.known), np.nan) if limit is None else named.known.astype(float),
+        min_known=limit or 0.0,
+        problems=evaluation.problems,
+    )
 
 
-def _by_cross_validation(regions: RegionSet, predictor: Predictor, on_error: OnError) -> _Judged:
+def _by_cross_validation(regions: RegionSet, predictor: Predictor, on_error: OnError) -> Judged:
     with needs_extra("fit"):
         import sklearn.linear_model  # noqa: F401
     problems = list(regions.problems)
@@ -153,16 +169,21 @@ def _by_cross_validation(regions: RegionSet, predictor: Predictor, on_error: OnE
     trial = choose_head("auto", embeddings, targets, images)[0]
     logits = out_of_sample_logits(trial, embeddings, targets, images)
     scaled = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return _Judged(
-        kept, classes, scaled / scaled.sum(axis=1, keepdims=True), np.full(len(kept), np.nan), tuple(problems)
+    return Judged(
+        how="cross-validated",
+        regions=kept,
+        classes=classes,
+        probabilities=scaled / scaled.sum(axis=1, keepdims=True),
+        known=np.full(len(kept), np.nan),
+        min_known=0.0,
+        problems=tuple(problems),
     )
 
 
-def _wrong_names(judged: _Judged, predictor: Predictor) -> Iterator[tuple[int, Suspicion]]:
-    """Yield regions that look like another class, or like none."""
+def suspicious_names(judged: Judged) -> Iterator[tuple[int, Suspicion]]:
+    """Yield regions that look like another class, or like none, with their numbers; not ordered."""
     places = {name: number for number, name in enumerate(judged.classes)}
     best = judged.probabilities.argmax(axis=1)
-    limit = predictor.info.min_known or 0.0
     for number, region in enumerate(judged.regions):
         given = float(judged.probabilities[number, places[region.name]])
         top, known = float(judged.probabilities[number, best[number]]), float(judged.known[number])
@@ -174,8 +195,9 @@ def _wrong_names(judged: _Judged, predictor: Predictor) -> Iterator[tuple[int, S
             "given_probability": round(given, 4),
             "known": None if np.isnan(known) else round(known, 4),
         }
-        if known < limit:
-            yield number, Suspicion(kind="none", score=round(1 - known, 4), **facts)
+        if known < judged.min_known:
+            nothing, thing = (1 - known) * NOTHING_SHARE, known * (1 - NOTHING_SHARE)
+            yield number, Suspicion(kind="none", score=round(nothing / (nothing + thing), 4), **facts)
         elif judged.classes[best[number]] != region.name:
             score = (top - given) * (1.0 if np.isnan(known) else known)
             suggested = judged.classes[best[number]]
