@@ -107,8 +107,9 @@ def page(record: dict[str, Any]) -> str:
         f"Before any label is changed, the list has {alone['listed']} suspicions: mistakes of the model and of the"
         " data. They count as false here.",
         f"`--unlabelled`: the labels of {gone['taken_away']} objects of at least {LARGE} pixels in"
-        f" {gone['photographs']} photographs of val2017 were taken away; {gone['found_again']} were found again (IoU at least {SAME}), among"
-        f" {gone['listed']} things listed. The others are parts, things that COCO does not label, or wrong.",
+        f" {gone['photographs']} photographs of val2017 were taken away; {gone['found_again']} were found again (IoU at"
+        f" least {SAME}), among {gone['listed']} things listed. The others are parts, things that COCO does"
+        " not label, or wrong.",
         f"{described(record)} Made by `benchmarks/audit.py`.",
     ]
     return "\n\n".join(text) + "\n"

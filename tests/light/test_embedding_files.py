@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from colour_model import colour_model
+from interrupting import interrupt_at_seventh_image
 from maskwise import Mask, Predictor, embed_coco, load_image
 from maskwise.data.vector_records import VectorRecords
 from maskwise.errors import InputError, MaskError
-from maskwise.tasks import label_engines
 
 
 @pytest.fixture(scope="module")
@@ -110,19 +110,8 @@ def test_faulty_records_have_no_row(segments, model, tmp_path):
 
 def interrupt(segments, model, output, monkeypatch):
     """Run until the seventh of eight images is read."""
-    with monkeypatch.context() as patch:
-        read, calls = label_engines.read_task, []
-
-        def dies_at_seventh(*args):
-            calls.append(args)
-            if len(calls) == 7:
-                raise KeyboardInterrupt
-            return read(*args)
-
-        patch.setattr(label_engines, "read_task", dies_at_seventh)
-        with pytest.raises(KeyboardInterrupt) as caught:
-            run(segments, model, output)
-    assert "images are done and kept" in caught.value.__notes__[0]
+    caught = interrupt_at_seventh_image(monkeypatch, lambda: run(segments, model, output))
+    assert "images are done and kept" in caught.__notes__[0]
     assert not output.exists()
 
 

@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 
 from colour_model import colour_model
+from interrupting import interrupt_at_seventh_image
 from maskwise import Predictor
 from maskwise.errors import AnnotationError, InputError, MaskError
-from maskwise.tasks import label_engines
 from maskwise.tasks.journal import Journal
 from maskwise.tasks.labelling import label_coco
 
@@ -71,21 +71,10 @@ def test_classes_keep_the_ids_that_the_file_gives_them(segments, model, tmp_path
 
 def test_killed_run_goes_on_where_it_was(segments, model, tmp_path, monkeypatch):
     run(segments, model, tmp_path / "whole.json")
-    read, calls = label_engines.read_task, []
-
-    def dies_at_seventh(*args):
-        calls.append(args)
-        if len(calls) == 7:
-            raise KeyboardInterrupt
-        return read(*args)
-
-    monkeypatch.setattr(label_engines, "read_task", dies_at_seventh)
-    with pytest.raises(KeyboardInterrupt):
-        run(segments, model, tmp_path / "out.json")
+    interrupt_at_seventh_image(monkeypatch, lambda: run(segments, model, tmp_path / "out.json"))
     assert not (tmp_path / "out.json").exists()
     with open(tmp_path / "out.json.partial", "a") as file:
         file.write('{"image_id": 3, "cla')  # A line cut by the kill.
-    monkeypatch.setattr(label_engines, "read_task", read)
     images = len(json.loads(segments.read_text())["images"])
     named = run(segments, model, tmp_path / "out.json")
     assert 0 < named < len(json.loads(segments.read_text())["annotations"])
@@ -103,18 +92,7 @@ def test_somebodys_notes_are_not_a_journal(segments, model, tmp_path):
 
 def interrupt(segments, model, output, monkeypatch, **more):
     """Run until the seventh of eight images is read."""
-    with monkeypatch.context() as patch:
-        read, calls = label_engines.read_task, []
-
-        def dies_at_seventh(*args):
-            calls.append(args)
-            if len(calls) == 7:
-                raise KeyboardInterrupt
-            return read(*args)
-
-        patch.setattr(label_engines, "read_task", dies_at_seventh)
-        with pytest.raises(KeyboardInterrupt):
-            run(segments, model, output, **more)
+    interrupt_at_seventh_image(monkeypatch, lambda: run(segments, model, output, **more))
     return len(output.with_name(output.name + ".partial").read_text().splitlines()) - 1
 
 

@@ -170,7 +170,7 @@ def hash_of(parts: Iterable[bytes | str]) -> str:
 
 
 def sample_of(content: Any, location: str, name: str, image_id: Id, *, image: bytes | None = None) -> Sample:
-    """Return the sample of an image with a JSON of its own: a list of SAM, a file of SA-1B, or alike.
+    """Return the sample of an image that has a JSON file to itself, as SAM's lists and SA-1B's files.
 
     Annotations without ids are numbered from 1.
 

@@ -1,7 +1,7 @@
 """Find the image that ends the process that names it, so that a run over millions of images gets past it.
 
 A decoder may crash and the system may end a process that takes too much memory; then nobody can catch an error, and
-whoever repeats the block ends the same way. So each block keeps a note of who died on it.
+the next worker that gets the block dies too. So each block keeps a note of who died on it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -15,11 +15,11 @@ from maskwise.data.coco_file import CocoFile
 from maskwise.data.images import Pixels, load_image
 from maskwise.data.masks import Mask
 from maskwise.data.problems import Id, OnError, Problem
-from maskwise.errors import AnnotationError, ImageError, MaskError, MaskwiseError
+from maskwise.errors import AnnotationError, ImageError, MaskError
 from maskwise.model.prediction import ImageOutputs, TopClasses
 from maskwise.model.predictor import Predictor
 from maskwise.tasks.journal import ImageResult
-from maskwise.tasks.ray_pool import as_text, naming_ray, pool, raise_text, start_ray
+from maskwise.tasks.ray_pool import answers_of_workers
 
 Engine = Literal["local", "ray"]
 RAY_BATCH = 16
@@ -171,29 +171,21 @@ def label_with_ray(work: Work) -> Iterator[ImageResult]:
         MissingExtraError: Ray is not installed.
         MaskwiseError: what a worker raised.
     """
-    data = start_ray()
-    import ray
+    count, predictor = len(work.tasks), work.predictor
+    answers = answers_of_workers(
+        work,
+        _label_as_text,
+        count=count,
+        batch=RAY_BATCH,
+        blocks=None,
+        threads=predictor.threads,
+        device=predictor.device,
+    )
+    yield from map(ImageResult.from_json, answers)
 
-    shared = ray.put(work)
 
-    class Worker:
-        def __init__(self) -> None:
-            self.work: Work = ray.get(shared)
-
-        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-            tasks = [self.work.tasks[int(number)] for number in batch["number"]]
-            try:
-                return {"result": [result.to_json() for result in _label(self.work, tasks)]}
-            except MaskwiseError as error:  # Raised in the driver: Ray would wrap it, and print its trace.
-                return {"result": [as_text(error)]}
-
-    numbers = data.from_items([{"number": number} for number in range(len(work.tasks))])
-    needs = pool(work.predictor.threads, work.predictor.device)
-    results = numbers.map_batches(Worker, batch_size=RAY_BATCH, **needs)
-    with naming_ray():
-        for row in results.iter_rows():
-            raise_text(row["result"])
-            yield ImageResult.from_json(row["result"])
+def _label_as_text(work: Work, numbers: list[int]) -> list[str]:
+    return [result.to_json() for result in _label(work, [work.tasks[number] for number in numbers])]
 
 
 ENGINES: Mapping[Engine, Callable[[Work], Iterator[ImageResult]]] = {"local": label_locally, "ray": label_with_ray}
