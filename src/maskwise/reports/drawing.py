@@ -108,4 +108,5 @@ def write_picture(path: Path, pixels: Pixels) -> None:
         InputError: the folder does not exist or cannot be written to.
     """
     with whole_file(path) as temporary:
-        Image.fromarray(pixels).save(temporary)
+        # Level 3 of PNG: 0.6 of the time of the default for 5 % more bytes.
+        Image.fromarray(pixels).save(temporary, compress_level=3)
