@@ -89,7 +89,7 @@ def audit(
 
     Every region is judged by something that has not seen its label: the model, where it knows the names; else heads
     fitted to the embeddings of other images, by cross-validation. A name is suspicious if another one is more probable;
-    its score is the difference of the two probabilities, times the probability of being one of the classes at all.
+    its score is one minus the judge's probability of the given name.
 
     Args:
         regions: the labelled regions; crowds are left out.
@@ -105,7 +105,7 @@ def audit(
         MissingExtraError: cross-validation needs the extra `fit`.
 
     Source:
-        The score is the normalised margin of C. Northcutt et al., Confident Learning, arXiv:1911.00068, and of J. Kuan
+        The score is the self-confidence of C. Northcutt et al., Confident Learning, arXiv:1911.00068, and of J. Kuan
         and J. Mueller, Model-agnostic label quality scoring, ICML DataPerf 2022.
     """
     judged = judge(regions, predictor, how=how, on_error=on_error)
@@ -192,18 +192,19 @@ def suspicious_names(judged: Judged) -> Iterator[tuple[int, Suspicion]]:
             "image_id": region.image_id,
             "file_name": region.image_path.name,
             "given": region.name,
-            "given_probability": round(given, 4),
+            "given_probability": round(given, 6),
             "known": None if np.isnan(known) else round(known, 4),
         }
         if known < judged.min_known:
             nothing, thing = (1 - known) * NOTHING_SHARE, known * (1 - NOTHING_SHARE)
-            yield number, Suspicion(kind="none", score=round(nothing / (nothing + thing), 4), **facts)
+            yield number, Suspicion(kind="none", score=round(nothing / (nothing + thing), 6), **facts)
         elif judged.classes[best[number]] != region.name:
-            score = (top - given) * (1.0 if np.isnan(known) else known)
             suggested = judged.classes[best[number]]
             yield (
                 number,
-                Suspicion(kind="name", score=round(score, 4), suggested=suggested, probability=round(top, 4), **facts),
+                Suspicion(
+                    kind="name", score=round(1 - given, 6), suggested=suggested, probability=round(top, 4), **facts
+                ),
             )
 
 
