@@ -142,6 +142,7 @@ results: .venv/installed .venv-test/installed
 		--classes $(MASKWISE_DATA)/voc2012/classes.txt --ignore background --rename $(VOC_NAMES) --min-area 300 \
 		-o $(RESULTS)/voc2012-val
 	$(TEST)/python benchmarks/audit.py -o $(RESULTS)/audit
+	$(TEST)/python benchmarks/naming.py -o $(RESULTS)/naming --every 4
 	$(DEMO)/python benchmarks/modes.py -o $(RESULTS)/modes
 	$(DEMO)/python benchmarks/light.py -o $(RESULTS)/light.json
 	$(DEMO)/python benchmarks/coco_index.py $(MASKWISE_DATA)/coco/annotations/instances_train2017.json -o $(RESULTS)
@@ -152,6 +153,7 @@ bench: .venv-test/installed
 	$(TEST)/python benchmarks/growth.py --parts growth shards rate -o $(RESULTS)
 	$(TEST)/python benchmarks/ray_overhead.py -o $(RESULTS)/ray.json
 	$(TEST)/python benchmarks/training.py -o $(RESULTS)
+	$(TEST)/python benchmarks/overlay.py -o $(RESULTS)/overlay.json
 	$(TEST)/python benchmarks/serve.py -o $(RESULTS)/serve.json
 	$(TEST)/python benchmarks/segmenter.py $(MASKWISE_DATA)/coco -o $(RESULTS)
 

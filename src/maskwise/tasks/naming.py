@@ -22,7 +22,7 @@ from maskwise.model.segmenter import Segment, Segmenter
 from maskwise.progress import Progress
 from maskwise.tasks.segmenting import photos_in, record_of
 
-MIN_SCORE = 0.75
+MIN_SCORE = 0.7
 """Things of a lower score are left out: the best F1 at IoU 0.5 on held-out training photographs."""
 NESTED = 0.8
 """A segment of which at least this share lies in another one of its class is a part of it, or it is a group."""
