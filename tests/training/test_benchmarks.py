@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import audit
 import averages
 import growth
 import growth_page
@@ -20,9 +21,10 @@ from machine import in_own_process, peak_megabytes
 from tiny_model import SETTINGS, tiny_checkpoint
 
 import training
-from maskwise import load_image
+from maskwise import RegionSet, load_image
 from maskwise.data.coco_file import read_coco
 from maskwise.errors import SettingsError
+from maskwise.tasks.auditing import Judged
 from maskwise.training.averaging import average_runs
 from maskwise.training.batches import Sample, collate
 from maskwise.training.checkpoint import load_checkpoint
@@ -260,3 +262,40 @@ def test_confidence_without_content_is_calibrated_over_black_white_and_noise(two
     assert (shown[0][0::3] == 0).all()
     assert (shown[0][1::3] == 255).all()
     assert (shown[0][2::3].std(dim=1) > 50).all()
+
+
+def judged(names, probabilities):
+    """Regions of an image in memory with these names, and what a judge says of them: cup, dog or bird."""
+    masks = [np.eye(6, dtype=bool)] * len(names)
+    regions = RegionSet.from_arrays([np.zeros((6, 6, 3), dtype=np.uint8)], [masks], [names]).regions
+    table = np.array(probabilities, dtype=float)
+    known = np.full(len(names), np.nan)
+    return Judged("model", regions, ("cup", "dog", "bird"), table, known, 0.0, ())
+
+
+def test_average_precision_of_an_audit():
+    """The list: 2 (0.95), 0 (0.9), 1 (0.8); wrong in truth are 0, 2 and 3, which is not listed."""
+    rows = [(0.1, 0.9, 0.0), (0.2, 0.7, 0.1), (0.05, 0.15, 0.8), (0.6, 0.4, 0.0), (0.9, 0.0, 0.1)]
+    wrong = np.array([True, False, True, True, False])
+    result = audit.ranked(judged(["cup"] * 5, rows), wrong)
+    assert result["average_precision"] == pytest.approx((1 + 1) / 3, abs=1e-4)
+    assert (result["listed"], result["changed"]) == (3, 3)
+    assert result["changed_listed"] == pytest.approx(2 / 3, abs=1e-4)
+    assert result["first"] == pytest.approx(2 / 3, abs=1e-4)
+    wrong = np.array([False, True, True, False, False])
+    assert audit.ranked(judged(["cup"] * 5, rows), wrong)["average_precision"] == pytest.approx(
+        (1 + 2 / 3) / 2, abs=1e-4
+    )
+
+
+def test_labels_are_changed_as_the_model_confuses_them(monkeypatch):
+    """The model takes every third cup for a bird, and never errs on dogs: these become anything else."""
+    rows = [(0.9, 0.05, 0.05), (0.9, 0.05, 0.05), (0.1, 0.1, 0.8)] * 20 + [(0.0, 1.0, 0.0)] * 40
+    names = ["cup"] * 60 + ["dog"] * 40
+    monkeypatch.setattr(audit, "CHANGED", 0.5)
+    after, wrong = audit.changed(judged(names, rows), np.random.default_rng(0))
+    given = [region.name for region in after.regions]
+    assert wrong.sum() == 50
+    assert all((one != name) == bool(bad) for one, name, bad in zip(given, names, wrong, strict=True))
+    assert {given[number] for number in np.flatnonzero(wrong[:60])} == {"bird"}
+    assert {given[60 + number] for number in np.flatnonzero(wrong[60:])} == {"bird", "cup"}
