@@ -134,8 +134,10 @@ resnet50: .venv-test/installed
 	$(TRAIN) recipes/resnet50.toml -o runs/resnet50
 
 results: .venv/installed .venv-test/installed
-	$(DEMO)/maskwise evaluate $(MASKWISE_DATA)/coco/val2017 $(MASKWISE_DATA)/coco/annotations/instances_val2017.json \
-		--mask-noise -o $(RESULTS)/coco-val2017
+	$(TEST)/python recipes/background_segments.py $(COCO)/val2017 $(COCO)/annotations/instances_val2017.json \
+		-o runs/nothing/val2017.json --every 6
+	$(DEMO)/maskwise evaluate $(COCO)/val2017 $(COCO)/annotations/instances_val2017.json \
+		--mask-noise --with-background runs/nothing/val2017.json -o $(RESULTS)/coco-val2017
 	for mode in shared auto; do $(DEMO)/maskwise evaluate $(MASKWISE_DATA)/coco/val2017 \
 		$(MASKWISE_DATA)/coco/annotations/instances_val2017.json --mode $$mode -o $(RESULTS)/coco-val2017-$$mode || exit 1; done
 	$(DEMO)/maskwise evaluate $(MASKWISE_DATA)/voc2012/val/images --label-maps $(MASKWISE_DATA)/voc2012/val/labels \
@@ -143,6 +145,7 @@ results: .venv/installed .venv-test/installed
 		-o $(RESULTS)/voc2012-val
 	$(TEST)/python benchmarks/audit.py -o $(RESULTS)/audit
 	$(TEST)/python benchmarks/naming.py -o $(RESULTS)/naming --every 4
+	$(TEST)/python benchmarks/real_masks.py -o $(RESULTS)/real-masks --every 2
 	$(DEMO)/python benchmarks/modes.py -o $(RESULTS)/modes
 	$(DEMO)/python benchmarks/light.py -o $(RESULTS)/light.json
 	$(DEMO)/python benchmarks/coco_index.py $(MASKWISE_DATA)/coco/annotations/instances_train2017.json -o $(RESULTS)
