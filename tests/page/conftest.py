@@ -28,6 +28,28 @@ def browser():
         browser.close()
 
 
+@pytest.fixture
+def open_file(browser):
+    """Opens a page from the disk; `problems` of the page lists errors, and requests to anywhere."""
+    contexts = []
+
+    def open_file(path, width=1440, scheme="light"):
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
+        page = contexts[-1].new_page()
+        page.problems = []
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("console", lambda line: page.problems.append(line.text) if line.type == "error" else None)
+        page.on(
+            "request", lambda request: page.problems.append(request.url) if request.url.startswith("http") else None
+        )
+        page.goto(path.as_uri())
+        return page
+
+    yield open_file
+    for context in contexts:
+        context.close()
+
+
 @pytest.fixture(scope="session")
 def serving():
     with Serving() as serving:

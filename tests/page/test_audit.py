@@ -1,6 +1,7 @@
 """The page of an audit in a browser: answers, keys, the file of corrections; pictures go to out/page/."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,21 +54,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def visit(browser, folder):
-    contexts = []
-
-    def visit(width=1440, scheme="light"):
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
-        page = contexts[-1].new_page()
-        page.problems = []
-        page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.on("console", lambda line: page.problems.append(line.text) if line.type == "error" else None)
-        page.goto((folder / "audit/audit.html").as_uri())
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
+def visit(open_file, folder):
+    return partial(open_file, folder / "audit/audit.html")
 
 
 def saved(page, path):

@@ -1,5 +1,6 @@
 """Reports in a browser: they open from a file, filter and sort, and are easy to reach; pictures go to out/page/."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,24 +36,8 @@ def report(tmp_path_factory):
 
 
 @pytest.fixture
-def visit(browser, report):
-    contexts = []
-
-    def visit(width=1440, scheme="light"):
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
-        page = contexts[-1].new_page()
-        page.problems = []
-        page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.on("console", lambda line: page.problems.append(line.text) if line.type == "error" else None)
-        page.on(
-            "request", lambda request: page.problems.append(request.url) if request.url.startswith("http") else None
-        )
-        page.goto(report.as_uri())
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
+def visit(open_file, report):
+    return partial(open_file, report)
 
 
 def shown(page):
