@@ -19,16 +19,16 @@ ROUNDS = 9
 
 
 class NoNetwork:
-    """Stand-in for a predictor's network that returns zeros at once."""
+    """Stand-in for a predictor's network that returns zeros at once, whatever it is asked for."""
 
     def __init__(self, session: Any) -> None:
         """Replace a session of ONNX Runtime."""
         self.get_outputs = session.get_outputs
-        self._classes = session.get_outputs()[0].shape[1]
+        self._widths = {output.name: output.shape[1:] for output in session.get_outputs()}
 
-    def run(self, _names: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Return zeros as logits."""
-        return [np.zeros((len(given["masks"]), self._classes), dtype=np.float32)]
+    def run(self, names: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Return zeros."""
+        return [np.zeros((len(given["masks"]), *self._widths[name]), dtype=np.float32) for name in names]
 
 
 def milliseconds(work: Callable[[], object]) -> float:

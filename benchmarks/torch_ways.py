@@ -69,11 +69,14 @@ def name_whole(network: PublishedNet, image: Pixels, masks: list[np.ndarray], de
 
 
 def open_crops(device: str, threads: int) -> Callable[[Path], Callable[[], object]]:
-    """The built-in model's network in torch: a crop per mask, one at a time; random weights."""
+    """The built-in model's network in torch: the crops of one mask at a time; random weights."""
     torch.set_num_threads(threads)
     record = built_in_model().with_suffix(".json")
     settings = settings_from_dict(read_json(record)["settings"], str(record))
-    network = build_network(settings.network, classes=CLASSES, probe_size=settings.view.size).eval().to(device)
+    network = build_network(
+        settings.network, classes=CLASSES, probe_size=settings.view.size, crops=len(settings.view.crops)
+    )
+    network.eval().to(device)
 
     def ready(segments: Path) -> Callable[[], object]:
         return partial(name_crops, network, settings.view, *read_scene(segments), device)
@@ -85,9 +88,11 @@ def open_crops(device: str, threads: int) -> Callable[[Path], Callable[[], objec
 def name_crops(
     network: RegionClassifier, view: ViewSettings, image: Pixels, masks: list[Mask], device: str
 ) -> list[np.ndarray]:
-    """Return the probabilities of each mask of an image."""
-    outputs = []
+    """Return the probabilities of each mask of an image; a model of two crops sees both at once."""
+    outputs, crop_of = [], torch.arange(len(view.crops), device=device)
     for mask in masks:
-        pixels, coverage = (torch.from_numpy(array)[None].to(device) for array in view.view(mask).render(image, mask))
-        outputs.append(network(pixels, coverage).softmax(dim=1).cpu().numpy())
+        crops = [kind.view(mask).render(image, mask) for kind in view.crops]
+        pixels, coverage = (torch.from_numpy(np.stack(arrays)).to(device) for arrays in zip(*crops, strict=True))
+        logits = network(pixels, coverage, crop_of=crop_of if len(crops) > 1 else None)
+        outputs.append(logits.sum(dim=0, keepdim=True).softmax(dim=1).cpu().numpy())
     return outputs

@@ -64,9 +64,12 @@ def open_network(device: str, threads: int) -> Ready:
 
     def ready(segments: Path) -> Work:
         image, masks = read_scene(segments)
-        views = [runner.info.view.view(mask).render(image, mask) for mask in masks]
-        batches = [views[start : start + size] for start in range(0, len(views), size)]
-        inputs = [graph_inputs(*(np.stack(arrays) for arrays in zip(*batch, strict=True))) for batch in batches]
+        kinds = runner.info.view.crops
+        crops = [(*kind.view(mask).render(image, mask), place) for mask in masks for place, kind in enumerate(kinds)]
+        inputs = []
+        for start in range(0, len(crops), size):
+            pixels, coverage, crop_of = (np.stack(arrays) for arrays in zip(*crops[start : start + size], strict=True))
+            inputs.append(graph_inputs(pixels, coverage, crop_of=crop_of if len(kinds) > 1 else None))
         return lambda: list(runner.run(OUTPUTS, inputs, lambda ready: ready, count=len(inputs)))
 
     return ready
