@@ -22,7 +22,7 @@ from maskwise.data.atomic_files import write_json, write_text
 from maskwise.reports.formatting import percent, table
 from maskwise.tasks.auditing import Judged, judge, suspicious_names
 from maskwise.tasks.metrics import confusion_matrix
-from maskwise.tasks.naming import overlap
+from maskwise.tasks.naming import iou
 from maskwise.tasks.unlabelled import find_unlabelled
 from maskwise.training.settings import expand_variables
 
@@ -84,8 +84,7 @@ def taken_away(regions: RegionSet, predictor: Predictor) -> dict[str, Any]:
     for region, _ in found:
         mask = region.read_mask()
         for number, (path, truth) in enumerate(gone):
-            shared = overlap(mask, truth) if path == region.image_path else 0
-            if shared / (mask.area + truth.area - shared) >= SAME:
+            if path == region.image_path and iou(mask, truth) >= SAME:
                 hits.add(number)
     return {"photographs": len(images), "taken_away": len(gone), "found_again": len(hits), "listed": len(found)}
 

@@ -22,7 +22,7 @@ from maskwise.data.atomic_files import write_json, write_text
 from maskwise.data.regions import read_by_image
 from maskwise.progress import Progress
 from maskwise.reports.formatting import percent, table
-from maskwise.tasks.naming import overlap
+from maskwise.tasks.naming import iou
 from maskwise.training.settings import expand_variables
 
 BOUNDS = (0.5, 0.7, 0.85, 1.01)
@@ -45,9 +45,7 @@ def named(images: Path, annotations: Path, every: int) -> dict[str, np.ndarray]:
             for column, given in (("exact", masks), ("segment", segments)):
                 predictions = predictor.predict(image, given)
                 columns[column] += [one.name == name for one, name in zip(predictions, names, strict=True)]
-            for mask, segment in zip(masks, segments, strict=True):
-                shared = overlap(mask, segment)
-                columns["iou"].append(shared / (mask.area + segment.area - shared))
+            columns["iou"] += [iou(mask, segment) for mask, segment in zip(masks, segments, strict=True)]
             progress.update()
     return {column: np.array(values, dtype=float) for column, values in columns.items()}
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 from serving import Serving
@@ -48,6 +49,21 @@ def open_file(browser):
     yield open_file
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def check_look():
+    """Keeps a picture of a page; checks that it fits its width, is easy to reach and has no errors."""
+
+    def check_look(page, width, name):
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        found = Axe().run(page).response["violations"]
+        assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+        assert page.problems == []
+
+    return check_look
 
 
 @pytest.fixture(scope="session")

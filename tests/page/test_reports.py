@@ -1,16 +1,13 @@
 """Reports in a browser: they open from a file, filter and sort, and are easy to reach; pictures go to out/page/."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from maskwise import Mask
 from maskwise.reports.html_report import Card, Drawing, Fact, reliability_svg, thumbnail, write_html_report
 
-SHOTS = Path(__file__).parents[2] / "out" / "page"
 FOUR = [(1440, "light"), (1440, "dark"), (390, "light"), (390, "dark")]
 
 
@@ -75,11 +72,6 @@ def test_the_keyboard_is_enough(visit):
 
 
 @pytest.mark.parametrize(("width", "scheme"), FOUR)
-def test_it_fits_and_is_easy_to_read(visit, width, scheme):
+def test_it_fits_and_is_easy_to_read(visit, check_look, width, scheme):
     page = visit(width, scheme)
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / f"report-{width}-{scheme}.png", full_page=True)
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    found = Axe().run(page).response["violations"]
-    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
-    assert page.problems == []
+    check_look(page, width, f"report-{width}-{scheme}")

@@ -57,6 +57,12 @@ class LabelledRegion:
         """Area that the annotations state (COCO's sizes go by it), else that of the mask; pixels."""
         return float(self.read_mask().area) if self.stated_area is None else self.stated_area
 
+    def beside(self, mask: Mask, *, region_id: Id, name: str) -> LabelledRegion:
+        """Return another region of the same image, whose mask is at hand."""
+        return replace(
+            self, region_id=region_id, name=name, stated_area=None, crowd=False, read_mask=partial(_same, mask)
+        )
+
     def mask_of(self, image_hw: tuple[int, int]) -> Mask:
         """Read the mask and check its size.
 

@@ -52,6 +52,11 @@ def _mask_of_run_lengths(rle: Mapping[str, Any], image_hw: tuple[int, int]) -> M
     return Mask.from_rle(dict(rle))
 
 
+def outline_fields(mask: Mask) -> dict[str, Any]:
+    """Return the fields of a COCO annotation that its mask decides."""
+    return {"segmentation": mask.to_rle(), "bbox": list(mask.box_xywh), "area": mask.area, "iscrowd": 0}
+
+
 def is_empty(segmentation: Any) -> bool:
     """Return whether a `segmentation` says nothing: missing, [], [[]] or an empty object."""
     if isinstance(segmentation, (list, tuple)):

@@ -19,7 +19,7 @@ from maskwise.model.segmenter import Segmenter
 from maskwise.tasks.embedding import embed_regions
 from maskwise.tasks.evaluation import evaluate
 from maskwise.tasks.linear_heads import choose_head, out_of_sample_logits
-from maskwise.tasks.naming import overlap
+from maskwise.tasks.naming import iou
 from maskwise.tasks.suspicions import Suspicion
 from maskwise.tasks.unlabelled import find_unlabelled
 
@@ -29,8 +29,8 @@ TINY = 16
 SAME = 0.9
 """Two regions of an image with at least this IoU are duplicates."""
 NOTHING_SHARE = 0.01
-"""Share of labels that stand on nothing, before one looks. `known` is calibrated for as many objects as segments of
-nothing; among labels, nothing is rare."""
+"""Share of labels that stand on nothing. `known` was fitted to as many objects as segments of nothing; among labels
+nothing is rare."""
 KNOWN_SHARE = 0.9
 """`auto` asks the model if it knows the names of at least this share of the regions."""
 
@@ -224,14 +224,9 @@ def _odd_outlines(regions: Regions) -> Iterator[tuple[int, Suspicion]]:
             if mask.area < TINY:
                 yield number, Suspicion(kind="tiny", score=round(1 - mask.area / TINY, 4), **facts)
             for other, earlier in seen:
-                iou = _iou(mask, earlier)
-                if iou >= SAME:
+                shared = iou(mask, earlier)
+                if shared >= SAME:
                     other_id = regions[other].region_id
-                    yield number, Suspicion(kind="duplicate", score=round(iou, 4), other_id=other_id, **facts)
+                    yield number, Suspicion(kind="duplicate", score=round(shared, 4), other_id=other_id, **facts)
                     break
             seen.append((number, mask))
-
-
-def _iou(one: Mask, other: Mask) -> float:
-    shared = overlap(one, other)
-    return shared / (one.area + other.area - shared)

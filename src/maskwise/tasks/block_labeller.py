@@ -66,8 +66,8 @@ class ShardWork:
 def label_block(work: ShardWork, block: int) -> tuple[Shard, bool]:
     """Return a block's shard and whether it was made now; one that is there already stays as it is.
 
-    A batch holds regions of several images, but of one block: so its shard is the same to the byte whoever makes it,
-    and making it twice does no harm.
+    A batch holds regions of one block only. So a block gives the same shard to the byte, whoever makes it, and making
+    it twice does no harm.
 
     Raises:
         InputError: with `on_error` stop, the first fault; the block cannot be read, or the shard not be written.

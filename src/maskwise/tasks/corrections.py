@@ -11,9 +11,8 @@ from typing import Any
 import msgspec
 
 from maskwise.data.atomic_files import check_output, read_json, write_json
-from maskwise.data.masks import Mask
 from maskwise.data.problems import Id
-from maskwise.data.segmentations import mask_of_segmentation
+from maskwise.data.segmentations import mask_of_segmentation, outline_fields
 from maskwise.errors import AnnotationError
 
 
@@ -97,7 +96,9 @@ def apply_corrections(
             category = _category_id(content, ids, str(correction.name))
             mask = mask_of_segmentation(correction.segmentation, sizes[correction.image_id])
             new_id = _free_id([*by_id, *(record["id"] for record in added)])
-            added.append({"id": new_id, "image_id": correction.image_id, "category_id": category, **_outline(mask)})
+            added.append(
+                {"id": new_id, "image_id": correction.image_id, "category_id": category, **outline_fields(mask)}
+            )
             continue
         if correction.annotation_id is None or correction.annotation_id not in by_id:
             raise AnnotationError(f"{annotations}: has no annotation {correction.annotation_id}; was it this file?")
@@ -116,11 +117,6 @@ def _category_id(content: Any, ids: dict[str, Any], name: str) -> Any:
         ids[name] = _free_id(ids.values())
         content["categories"].append({"id": ids[name], "name": name})
     return ids[name]
-
-
-def _outline(mask: Mask) -> dict[str, Any]:
-    """Return the fields of an annotation that a mask fills."""
-    return {"segmentation": mask.to_rle(), "bbox": list(mask.box_xywh), "area": mask.area, "iscrowd": 0}
 
 
 def _free_id(used: Any) -> int:

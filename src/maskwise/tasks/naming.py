@@ -153,6 +153,16 @@ def overlap(one: Mask, other: Mask) -> int:
     return int(np.count_nonzero(np.logical_and(*parts)))
 
 
+def iou(one: Mask, other: Mask) -> float:
+    """Return the pixels that two masks of an image share, as a share of those of either, 0 to 1.
+
+    >>> round(iou(Mask.from_box((0, 0, 4, 4), (9, 9)), Mask.from_box((2, 3, 5, 5), (9, 9))), 4)
+    0.0513
+    """
+    shared = overlap(one, other)
+    return shared / (one.area + other.area - shared)
+
+
 def name_photos(
     photos: str | os.PathLike[str],
     segmenter: Segmenter,

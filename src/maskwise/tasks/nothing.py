@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -57,21 +55,8 @@ def find_nothing(regions: RegionSet, segmenter: Segmenter | None = None) -> Regi
         for numbers, image, objects in by_image:
             of_image = regions.regions[numbers[0]]
             for mask in segments_of_nothing(segmenter, image, objects):
-                found.append(
-                    replace(
-                        of_image,
-                        region_id=len(found),
-                        name="nothing",
-                        stated_area=None,
-                        crowd=False,
-                        read_mask=partial(_given, mask),
-                    )
-                )
+                found.append(of_image.beside(mask, region_id=len(found), name="nothing"))
             progress.update()
     if not found:
         raise AnnotationError("no segment of these photographs lies apart from all labelled regions")
     return RegionSet((Category(0, "nothing"),), Regions.of(found))
-
-
-def _given(mask: Mask) -> Mask:
-    return mask

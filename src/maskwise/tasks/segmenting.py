@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from maskwise.data.atomic_files import check_output, remove_leftovers, whole_file
 from maskwise.data.images import IMAGE_SUFFIXES, Pixels, load_image
 from maskwise.data.problems import OnError, Problem, write_problems
+from maskwise.data.segmentations import outline_fields
 from maskwise.errors import ImageError, InputError
 from maskwise.model.segmenter import Segment, Segmenter
 from maskwise.progress import Progress
@@ -159,10 +160,7 @@ def record_of(segment: Segment, annotation_id: int, image_id: int) -> dict[str, 
     return {
         "id": annotation_id,
         "image_id": image_id,
-        "segmentation": segment.mask.to_rle(),
-        "bbox": list(segment.mask.box_xywh),
-        "area": segment.mask.area,
-        "iscrowd": 0,
+        **outline_fields(segment.mask),
         "predicted_iou": round(segment.score, 4),
         "stability_score": round(segment.stability, 4),
     }

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 
-from maskwise.data.masks import Mask
 from maskwise.data.problems import Problem
 from maskwise.data.regions import LabelledRegion, RegionSet, read_by_image
 from maskwise.errors import InputError
@@ -57,16 +55,7 @@ def find_unlabelled(
                 mask, prediction = thing.segment.mask, thing.prediction
                 if prediction.name in classes and covered[mask.to_array()].mean() <= MAX_COVERED:
                     yield (
-                        LabelledRegion(
-                            image_path=labelled.image_path,
-                            image_id=labelled.image_id,
-                            region_id=-1,
-                            name=prediction.name,
-                            stated_area=float(mask.area),
-                            crowd=False,
-                            read_mask=partial(_given, mask),
-                            image=labelled.image,
-                        ),
+                        labelled.beside(mask, region_id=-1, name=prediction.name),
                         Suspicion(
                             kind="unlabelled",
                             score=round(thing.score, 4),
@@ -79,7 +68,3 @@ def find_unlabelled(
                         ),
                     )
             progress.update()
-
-
-def _given(mask: Mask) -> Mask:
-    return mask
